@@ -1,0 +1,63 @@
+"""Files an attempt hands over: written to its own place, visible once it has won."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_ARTIFACTS = 256
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file of a result: where it is, its size in bytes and the SHA-256 of its bytes, in hex."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    media_type: str
+
+
+class Artifacts:
+    """The files of one attempt, in a folder that no other attempt writes to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[str, str] = {}
+
+    def write(self, name: str, *, media_type: str = "") -> Path:
+        """Declares an artifact and returns the path to write it to.
+
+        Args:
+            name: letters, digits, '_', '.', '-'; at most 128 characters.
+            media_type: guessed from the name where empty.
+
+        Raises:
+            ValueError: the name is outside the grammar, or there are more than 256.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"artifact name {name!r} is not 1 to 128 of A-Z a-z 0-9 _ . -")
+        if name not in self._names and len(self._names) >= MAX_ARTIFACTS:
+            raise ValueError(f"artifact {name!r} would be number {MAX_ARTIFACTS + 1}; pack them")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        self._names[name] = media_type or guessed
+        return self.folder / name
+
+    def collect(self) -> list[Artifact]:
+        """Measures and hashes what was written; a declared name without a file is left out."""
+        return [
+            Artifact(name, path, path.stat().st_size, _sha256(path), media_type)
+            for name, media_type in self._names.items()
+            if (path := self.folder / name).is_file()
+        ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,166 @@
+"""Context: what task code sees of its job, and how it reports."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from longshore.sdk.artifacts import Artifacts
+from longshore.sdk.failures import JobCancelled
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A large input of the job.
+
+    Attributes:
+        name: what the job calls it.
+        path: the local file.
+        size: bytes, as declared; 0 where unknown.
+        sha256: hex, as declared; empty where unknown.
+    """
+
+    name: str
+    path: Path
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report. Newest wins; fraction never falls within an attempt."""
+
+    fraction: float | None = None
+    message: str = ""
+    completed: int = 0
+    total: int = 0
+    unit: str = ""
+    phase: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Channel(Protocol):
+    """Where a context sends its reports; the runner implements it."""
+
+    def progress(self, progress: Progress) -> None:
+        """Takes a report; may drop it for a newer one. Never blocks."""
+
+    def log(self, line: str) -> None:
+        """Takes one line of output; may drop it over a rate. Never blocks."""
+
+    def checkpoint(self, value: Json, timeout: float) -> None:
+        """Stores a checkpoint. Returns once it is durable, or raises TimeoutError."""
+
+    def cancelled(self) -> bool:
+        """True once the attempt is to end."""
+
+
+class Context:
+    """What a task sees of the job it runs.
+
+    Attributes:
+        job_id: the job.
+        attempt: the number of this attempt, from 1.
+        tenant: whose job it is.
+        restored: the newest checkpoint of an earlier attempt, or None.
+        inputs: large inputs by name, as local files.
+        artifacts: where large outputs go.
+        scratch: an empty folder, deleted when the attempt ends.
+        devices: the devices this attempt may use, by name.
+        log: a logger whose records become log events of the job.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        attempt: int,
+        tenant: str,
+        channel: Channel,
+        artifacts: Artifacts,
+        scratch: Path,
+        inputs: Mapping[str, Input] | None = None,
+        restored: Json = None,
+        devices: tuple[str, ...] = (),
+        deadline: float | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.tenant = tenant
+        self.artifacts = artifacts
+        self.scratch = scratch
+        self.inputs = dict(inputs or {})
+        self.restored = restored
+        self.devices = devices
+        self.log = logging.getLogger("longshore.task")
+        self._channel = channel
+        self._deadline = deadline
+        self._highest = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the attempt is to end; `progress` and `check_cancelled` raise then."""
+        return self._channel.cancelled()
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the attempt times out, or None without a deadline."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def check_cancelled(self) -> None:
+        """Raises JobCancelled once the attempt is to end."""
+        if self._channel.cancelled():
+            raise JobCancelled
+
+    def progress(
+        self,
+        fraction: float | None = None,
+        message: str = "",
+        *,
+        completed: int = 0,
+        total: int = 0,
+        unit: str = "",
+        phase: str = "",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Reports how far the work is; at most ten a second leave the machine, newest wins.
+
+        Args:
+            fraction: 0 to 1; computed from completed and total where left out. A value
+                below an earlier one is raised to it: progress never falls.
+            message: one line for people.
+            completed, total, unit: work done and to do, in unit.
+            phase: what it does now, such as "decode".
+            metrics: numbers worth a chart.
+
+        Raises:
+            JobCancelled: the attempt is to end.
+        """
+        if fraction is None and total > 0:
+            fraction = completed / total
+        if fraction is not None:
+            self._highest = fraction = max(self._highest, min(1.0, fraction))
+        report = Progress(fraction, message[:1024], completed, total, unit, phase, metrics or {})
+        self._channel.progress(report)
+        self.check_cancelled()
+
+    def checkpoint(self, value: Json, *, timeout: float = 30.0) -> None:
+        """Saves what the next attempt starts from, as `ctx.restored`.
+
+        Args:
+            value: anything JSON can carry, at most 256 KiB.
+            timeout: seconds to wait for the store.
+
+        Raises:
+            TimeoutError: the store did not confirm in time; the value may or may not be kept.
+            ValueError: the value is too large or not JSON.
+            JobCancelled: the attempt is to end.
+        """
+        self._channel.checkpoint(value, timeout)
+        self.check_cancelled()

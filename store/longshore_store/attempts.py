@@ -1,0 +1,391 @@
+"""What happens to attempts: leased, started, ended; and what they leave while they run."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
+
+from longshore.sdk.failures import FailureClass
+from longshore_store import states
+from longshore_store.committer import Transaction, Write
+from longshore_store.dialects import Dialect, Kind, Row
+from longshore_store.edges import (
+    EMPTY_TEXT,
+    EVENT_COLUMNS,
+    NO_NUMBER,
+    NO_TEXT,
+    NOW,
+    STAMP,
+    Edge,
+    number,
+    state_in,
+)
+from longshore_store.model import EventKind, Leased, Setback
+from longshore_store.states import ACTIVE
+from longshore_store.tables import (
+    attempts,
+    events,
+    job_checkpoints,
+    job_progress,
+    job_specs,
+    jobs,
+)
+
+RETAINED_EVENTS = 1000
+ATTEMPT_COLUMNS = (
+    "job_id",
+    "fence",
+    "number",
+    "run",
+    "worker_id",
+    "queued_us",
+    "leased_us",
+    "started_us",
+    "ended_us",
+    "failure_class",
+    "failure_json",
+    "devices_json",
+)
+_SETBACK: dict[str, Kind] = {
+    "id": "text",
+    "fence": "int",
+    "started_us": "int",
+    "failure_class": "int",
+    "reason": "text",
+    "failure_json": "text",
+    "due_us": "int",
+    "needs_json": "text",
+    "attempts": "int",
+    "crashes": "int",
+    "ooms": "int",
+    "interruptions": "int",
+    "unstarted": "int",
+}
+_COUNTED = {
+    FailureClass.TASK_ERROR: (1, 0, 0, 0),
+    FailureClass.PERMANENT: (1, 0, 0, 0),
+    FailureClass.TIMEOUT: (1, 0, 0, 0),
+    FailureClass.CRASH: (0, 1, 0, 0),
+    FailureClass.OUT_OF_MEMORY: (0, 0, 1, 0),
+    FailureClass.WORKER_LOST: (0, 0, 0, 1),
+    FailureClass.DEVICE_FAULT: (0, 0, 0, 1),
+}
+_REFUNDED = (0, 0, 0, 0)
+
+
+def ended_attempt(
+    *, ended_us: Any, failure_class: Any, failure_json: Any
+) -> tuple[ColumnElement[Any], ...]:
+    """The columns of `attempts`, read off the row of a job whose attempt has ended."""
+    c = jobs.c
+    return (
+        c.id, c.fence, c.number, c.run, c.worker_id, c.ready_us, c.leased_us, c.started_us,
+        ended_us, failure_class, failure_json, c.devices_json,
+    )  # fmt: skip
+
+
+class AttemptWrites:
+    """Handlers of the committer for everything a scheduler writes about attempts."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._lease = _lease_edge(dialect)
+        self._start = _start_edge(dialect)
+        self._complete = _complete_edge(dialect)
+        self._keep_success = self._complete.keep_result("value_json", "artifacts_json")
+        self._endings = {
+            edge.name: Ending(dialect, edge)
+            for edge in (
+                states.FAIL,
+                states.RETRY,
+                states.DEAD_LETTER,
+                states.RELEASE,
+                states.EXPIRE_ATTEMPT,
+            )
+        }
+        self._confirm = Edge(
+            dialect, states.CONFIRM_CANCEL, {"id": "text", "fence": "int"},
+            {"ended_us": NOW},
+        )  # fmt: skip
+        self._keep_cancelled = self._confirm.insert_marked(
+            attempts,
+            ATTEMPT_COLUMNS,
+            ended_attempt(
+                ended_us=jobs.c.ended_us,
+                failure_class=number(FailureClass.CANCELLED),
+                failure_json=NO_TEXT,
+            ),
+        )
+        self._reports = ReportWrites(dialect)
+
+    async def lease_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with the Leased it was granted."""
+        rows = [(job, fence, worker) for w in writes for job, fence, worker in w.rows]
+        changed, marks = await self._lease.apply(tx, rows)
+        granted = await self._lease.marked(tx, marks, *_leased_columns()) if changed else ()
+        found = {row[0]: row for row in await self._with_specs(tx, granted)}
+        for write in writes:
+            mine = (found.get(row[0]) for row in write.rows)
+            write.answer = [_leased(row) for row in mine if row is not None]
+
+    async def _with_specs(self, tx: Transaction, granted: Sequence[Row]) -> list[Row]:
+        if not granted:
+            return []
+        ids = self._dialect.rowset("s", {"id": "text"})
+        query = select(job_specs.c.job_id, job_specs.c.spec, job_specs.c.payload,
+                       job_checkpoints.c.value_json).select_from(
+            ids.table.join(job_specs, job_specs.c.job_id == ids.c.id).outerjoin(
+                job_checkpoints, job_checkpoints.c.job_id == ids.c.id
+            )
+        )  # fmt: skip
+        params = ids.params([(row[0],) for row in granted])
+        specs = {row[0]: row[1:] for row in await self._dialect.rows(tx.connection, query, params)}
+        return [(*row, *specs[row[0]]) for row in granted]
+
+    async def start_attempts(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers with the stale."""
+        await settle(tx, self._start, writes, _rows(writes))
+
+    async def complete_attempts(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers with the stale."""
+        marks = await settle(tx, self._complete, writes, _rows(writes))
+        await tx.connection.execute(self._keep_success, marks)
+
+    async def end_attempts(self, tx: Transaction, writes: list[Write]) -> None:
+        """Applies the ending that the writes are named for; answers with the stale."""
+        ending = self._endings[writes[0].kind]
+        await ending.apply(tx, writes)
+
+    async def confirm_cancels(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers with the stale."""
+        marks = await settle(tx, self._confirm, writes, _rows(writes))
+        await tx.connection.execute(self._keep_cancelled, marks)
+
+    async def record(self, tx: Transaction, writes: list[Write]) -> None:
+        """Progress, logs and checkpoints."""
+        await self._reports.apply(tx, writes)
+
+
+class Ending:
+    """An attempt ends without a result: the edge, the attempt's record, the job's failure."""
+
+    def __init__(self, dialect: Dialect, transition: states.Transition) -> None:
+        r = dialect.rowset("r", _SETBACK)
+        c = jobs.c
+        values: dict[str, ColumnElement[Any]] = {
+            name: c[name] + r.c[name] for name in ("attempts", "crashes", "ooms", "interruptions")
+        }
+        values["number"] = c.number - r.c.unstarted
+        values["needs_json"] = func.coalesce(r.c.needs_json, c.needs_json)
+        if transition.target in states.TERMINAL:
+            values["ended_us"] = NOW
+        if transition.target == states.JobState.RETRYING:
+            values["due_us"] = r.c.due_us
+        self._edge = Edge(dialect, transition, _SETBACK, values, rows=r)
+        self._keep_attempt = self._edge.insert_marked(
+            attempts,
+            ATTEMPT_COLUMNS,
+            ended_attempt(
+                ended_us=NOW,
+                failure_class=r.c.failure_class,
+                failure_json=r.c.failure_json,
+            ),
+            unstarted=0,
+        )
+        self._keep_failure = (
+            self._edge.keep_result("failure_json") if transition.target in states.TERMINAL else None
+        )
+
+    async def apply(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with its stale ids."""
+        rows = [_setback_row(s) for w in writes for s in w.rows]
+        marks = await settle(tx, self._edge, writes, rows)
+        await tx.connection.execute(self._keep_attempt, {**marks, "p_now": tx.now_us})
+        if self._keep_failure is not None:
+            await tx.connection.execute(self._keep_failure, marks)
+
+
+async def settle(
+    tx: Transaction, edge: Edge, writes: list[Write], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Applies an edge to the rows of all writes and answers each with its stale ids."""
+    changed, marks = await edge.apply(tx, rows)
+    applied: set[tuple[str, int]] | None = None
+    if changed < len(rows):
+        applied = {(i, f) for i, f in await edge.marked(tx, marks, jobs.c.id, jobs.c.fence)}
+    for write in writes:
+        write.answer = (
+            [] if applied is None else [r[0] for r in write.rows if (r[0], r[1]) not in applied]
+        )
+    return marks
+
+
+class ReportWrites:
+    """Progress, logs and checkpoints: kept only while the attempt holds its lease."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._progress = self._newest(
+            job_progress, "body_json", {"count": job_progress.c.count + 1}
+        )
+        self._checkpoints = self._newest(job_checkpoints, "value_json", {})
+
+    def _newest(self, table: Any, body: str, changes: dict[str, Any]) -> Any:
+        r = self._dialect.rowset("r", {"id": "text", "fence": "int", "body": "text"})
+        first = [number(1)] if changes else []
+        query = select(r.c.id, r.c.fence, r.c.body, NOW, *first).select_from(
+            r.table.join(jobs, and_(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence))
+        )
+        names = ["job_id", "fence", body, "time_us", *changes]
+        insert = self._dialect.insert(table).from_select(names, query.where(state_in(ACTIVE)))
+        kept = {"fence": "fence", body: body, "time_us": "time_us", **changes}
+        return self._dialect.upsert(insert, ["job_id"], kept), r
+
+    async def apply(self, tx: Transaction, writes: list[Write]) -> None:
+        """Dispatches on the kind, which all the writes share."""
+        rows = _rows(writes)
+        if writes[0].kind == "record_logs":
+            await self._append_logs(tx, rows)
+        else:
+            is_progress = writes[0].kind == "record_progress"
+            statement, rowset = self._progress if is_progress else self._checkpoints
+            # Two of one job in a statement would meet in its ON CONFLICT; the last one wins.
+            newest = list({row[0]: row for row in rows}.values())
+            await tx.connection.execute(statement, {**rowset.params(newest), "p_now": tx.now_us})
+        tx.changed.extend(row[0] for row in rows)
+
+    async def _append_logs(self, tx: Transaction, rows: Sequence[Row]) -> None:
+        grouped: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+        for job_id, fence, body in rows:
+            grouped[job_id, fence].append(body)
+        totals = [(job_id, fence, len(bodies)) for (job_id, fence), bodies in grouped.items()]
+        stamp = {"p_stamp": tx.stamp()}
+        r = self._dialect.rowset("r", {"id": "text", "fence": "int", "total": "int"})
+        await tx.connection.execute(
+            update(jobs)
+            .where(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence, state_in(ACTIVE))
+            .values(sequence=jobs.c.sequence + r.c.total, stamp=STAMP),
+            {**r.params(totals), **stamp},
+        )
+        lines = [
+            (job_id, len(bodies) - i, body)
+            for (job_id, _), bodies in grouped.items()
+            for i, body in enumerate(bodies, start=1)
+        ]
+        await self._insert_logs(tx, lines, stamp)
+        await self._trim(tx, [(row[0],) for row in totals])
+
+    async def _insert_logs(
+        self, tx: Transaction, lines: Sequence[Row], stamp: dict[str, int]
+    ) -> None:
+        e = self._dialect.rowset("e", {"id": "text", "before": "int", "body": "text"})
+        query = (
+            select(
+                jobs.c.id, jobs.c.sequence - e.c.before, NOW, jobs.c.number,
+                number(EventKind.LOG), number(0), number(0), EMPTY_TEXT, NO_NUMBER, e.c.body,
+            )
+            .select_from(e.table.join(jobs, jobs.c.id == e.c.id))
+            .where(jobs.c.stamp == STAMP)
+        )  # fmt: skip
+        insert = self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
+        await tx.connection.execute(insert, {**e.params(lines), **stamp, "p_now": tx.now_us})
+
+    async def _trim(self, tx: Transaction, ids: Sequence[Row]) -> None:
+        """Keeps a bounded tail of events of jobs that log."""
+        r = self._dialect.rowset("r", {"id": "text"})
+        query = select(events.c.job_id, events.c.sequence).select_from(
+            r.table.join(jobs, jobs.c.id == r.c.id).join(
+                events,
+                and_(
+                    events.c.job_id == r.c.id,
+                    events.c.sequence <= jobs.c.sequence - RETAINED_EVENTS,
+                ),
+            )
+        )
+        surplus = await self._dialect.rows(tx.connection, query, r.params(ids))
+        if not surplus:
+            return
+        last: dict[str, int] = {}
+        for job_id, sequence in surplus:
+            last[job_id] = max(last.get(job_id, 0), sequence)
+        d = self._dialect.rowset("d", {"id": "text", "sequence": "int"})
+        doomed = select(d.c.id, d.c.sequence)
+        await tx.connection.execute(
+            delete(events).where(tuple_(events.c.job_id, events.c.sequence).in_(doomed)),
+            d.params(surplus),
+        )
+
+
+def _rows(writes: list[Write]) -> Sequence[Row]:
+    return writes[0].rows if len(writes) == 1 else list(chain.from_iterable(w.rows for w in writes))
+
+
+def _setback_row(s: Setback) -> Row:
+    recalled = s.started_us is None and s.failure_class in (
+        FailureClass.DRAINED,
+        FailureClass.PREEMPTED,
+    )
+    return (
+        s.job_id, s.fence, s.started_us, int(s.failure_class), s.reason, s.failure_json, s.due_us,
+        s.needs_json, *_COUNTED.get(s.failure_class, _REFUNDED), int(recalled),
+    )  # fmt: skip
+
+
+def _lease_edge(dialect: Dialect) -> Edge:
+    columns: dict[str, Kind] = {"id": "text", "fence": "int", "worker_id": "text"}
+    r = dialect.rowset("r", columns)
+    values = {
+        "fence": jobs.c.fence + 1,
+        "number": jobs.c.number + 1,
+        "worker_id": r.c.worker_id,
+        "leased_us": NOW,
+        "started_us": NO_NUMBER,
+        "devices_json": NO_TEXT,
+    }
+    return Edge(dialect, states.LEASE, columns, values, rows=r)
+
+
+def _start_edge(dialect: Dialect) -> Edge:
+    columns: dict[str, Kind] = {
+        "id": "text",
+        "fence": "int",
+        "started_us": "int",
+        "devices_json": "text",
+    }
+    r = dialect.rowset("r", columns)
+    values = {
+        "started_us": r.c.started_us,
+        "first_started_us": func.coalesce(jobs.c.first_started_us, r.c.started_us),
+        "expire_us": jobs.c.total_deadline_us,
+        "devices_json": r.c.devices_json,
+    }
+    return Edge(dialect, states.START, columns, values, rows=r)
+
+
+def _complete_edge(dialect: Dialect) -> Edge:
+    columns: dict[str, Kind] = {
+        "id": "text",
+        "fence": "int",
+        "started_us": "int",
+        "value_json": "text",
+        "artifacts_json": "text",
+    }
+    return Edge(dialect, states.COMPLETE, columns, {"ended_us": NOW})
+
+
+def _leased_columns() -> tuple[ColumnElement[Any], ...]:
+    c = jobs.c
+    return (
+        c.id, c.fence, c.number, c.tenant, c.task, c.queue, c.worker_id, c.needs_json, c.attempts,
+        c.crashes, c.ooms, c.interruptions, c.total_deadline_us,
+    )  # fmt: skip
+
+
+def _leased(row: Row) -> Leased:
+    *facts, spec, payload, checkpoint = row
+    return Leased(*facts, base64.b64decode(spec), payload, checkpoint)

@@ -1,0 +1,224 @@
+"""Group commit: every write of a process passes here, many to a transaction.
+
+While one transaction is on its way the next batch forms by itself; when idle a write goes at
+once. That is where the throughput comes from: a commit costs one fsync, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from longshore_store.model import StoreUnavailable
+
+MAX_ROWS = 8192
+MAX_PENDING_ROWS = 200_000
+
+
+class KeyTaken(Exception):
+    """A row that should be new is there already: the batch is repeated, looking first."""
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One caller's request: rows for one handler, and where the answer goes."""
+
+    kind: str
+    rows: Sequence[Any]
+    term: int | None
+    done: asyncio.Future[Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def weight(self) -> int:
+        """Rows it counts for, at least one."""
+        return max(1, len(self.rows))
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What handlers share: the connection, one time for all, and what listeners are told.
+
+    look_first: find rows that exist before inserting, because an earlier try met one.
+    """
+
+    connection: AsyncConnection
+    now_us: int
+    look_first: bool
+    changed: list[str] = field(default_factory=list)
+
+    def stamp(self) -> int:
+        """A number that marks the rows of one transition. Unlike any mark a row carries."""
+        return random.getrandbits(62)
+
+
+Apply = Callable[[Transaction, list[Write]], Awaitable[None]]
+
+
+class Committer:
+    """Takes writes, forms batches, commits them, answers.
+
+    Args:
+        engine: the engine of the one writer.
+        apply: runs the writes of a batch in a transaction and sets `answer` or `error` of each.
+        clock: the store's time in microseconds.
+        committed: told the ids of jobs that a commit changed.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        apply: Apply,
+        clock: Callable[[], int],
+        committed: Callable[[list[str]], None],
+    ) -> None:
+        self._engine = engine
+        self._apply = apply
+        self._clock = clock
+        self._committed = committed
+        self._pending: list[Write] = []
+        self._pending_rows = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="store-committer")
+
+    async def write(
+        self, kind: str, rows: Sequence[Any], term: int | None = None, **options: Any
+    ) -> Any:
+        """Commits rows and returns the handler's answer.
+
+        Raises:
+            StoreUnavailable: the database did not take it, or too much waits already.
+        """
+        if self._closing:
+            raise StoreUnavailable("the store is closing")
+        write = Write(kind, rows, term, asyncio.get_running_loop().create_future(), options)
+        if self._pending_rows + write.weight > MAX_PENDING_ROWS:
+            raise StoreUnavailable(f"{self._pending_rows} rows wait to be written already")
+        self._pending.append(write)
+        self._pending_rows += write.weight
+        self._wake.set()
+        return await write.done
+
+    async def close(self) -> None:
+        """Commits what waits, then stops."""
+        self._closing = True
+        self._wake.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while self._pending or not self._closing:
+            if not self._pending:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._commit(self._take())
+
+    def _take(self) -> list[Write]:
+        rows = count = 0
+        for write in self._pending:
+            if count and rows + write.weight > MAX_ROWS:
+                break
+            rows += write.weight
+            count += 1
+        batch, self._pending = self._pending[:count], self._pending[count:]
+        self._pending_rows -= rows
+        return batch
+
+    async def _commit(self, batch: list[Write]) -> None:
+        try:
+            await self._transact(batch)
+        except StoreUnavailable as error:
+            _fail(batch, error)
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            # One of them cannot be written; alone, the others still can.
+            for write in batch:
+                write.answer = write.error = None
+                await self._commit([write])
+
+    async def _transact(self, batch: list[Write]) -> None:
+        for look_first in (False, True, True):
+            try:
+                changed = await self._attempt(batch, look_first)
+            except KeyTaken:
+                continue
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                raise unavailable(error) from error
+            self._committed(changed)
+            for write in batch:
+                _answer(write)
+            return
+        raise StoreUnavailable("another writer keeps taking the same keys; try again")
+
+    async def _attempt(self, batch: list[Write], look_first: bool) -> list[str]:
+        for write in batch:
+            write.answer = write.error = None
+        async with self._engine.begin() as connection:
+            transaction = Transaction(connection, self._clock(), look_first)
+            await self._apply(transaction, batch)
+        return transaction.changed
+
+
+def _answer(write: Write) -> None:
+    if write.done.done():  # its caller was cancelled; the write stands
+        return
+    if write.error is not None:
+        write.done.set_exception(write.error)
+    else:
+        write.done.set_result(write.answer)
+
+
+def _fail(batch: list[Write], error: BaseException) -> None:
+    for write in batch:
+        if not write.done.done():
+            write.done.set_exception(error)
+
+
+def unavailable(error: Exception) -> Exception:
+    """StoreUnavailable where the database is away, slow or full; else the error itself."""
+    return StoreUnavailable(_summary(error)) if _is_outage(error) else error
+
+
+def _is_outage(error: BaseException) -> bool:
+    # As against a statement that the database refuses.
+    if isinstance(error, (PoolTimeout, OSError, TimeoutError, InterfaceError)):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    text = str(error.orig).lower()
+    return error.connection_invalidated or any(sign in text for sign in _OUTAGE_SIGNS)
+
+
+_OUTAGE_SIGNS = (
+    "disk is full",
+    "disk i/o error",
+    "database is locked",
+    "connection",
+    "shutting down",
+    "starting up",
+    "recovery mode",
+    "could not extend",
+    "no space left",
+    "deadlock",
+    "could not serialize",
+    "timeout",
+)
+
+
+def _summary(error: Exception) -> str:
+    """One line without the statement: its parameters are the callers' data."""
+    cause = getattr(error, "orig", None) or error
+    first = str(cause).partition("\n")[0][:200]
+    return f"the store did not answer: {type(cause).__name__}: {first}"

@@ -1,0 +1,239 @@
+"""The edges of the state machine as statements: guard, change, event and counters.
+
+An edge is one UPDATE whose WHERE holds the guard and which marks the rows it changed with a
+stamp; everything that follows (events, attempts, counters, the answer) reads the marked rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
+
+from longshore_store.committer import Transaction
+from longshore_store.dialects import Dialect, Kind, Row, Rowset
+from longshore_store.model import EventKind
+from longshore_store.states import ACTIVE, WAITING, JobState, Transition
+from longshore_store.tables import events, job_results, jobs, queue_counts
+
+EVENT_COLUMNS = (
+    "job_id",
+    "sequence",
+    "time_us",
+    "number",
+    "kind",
+    "from_state",
+    "to_state",
+    "reason",
+    "due_us",
+    "body_json",
+)
+_STATE_EVENT = literal_column(str(int(EventKind.STATE)), Integer)
+# The shard of the counters that this process adds to.
+WRITER = uuid4().hex[:12]
+NOW = bindparam("p_now", type_=BigInteger)
+STAMP = bindparam("p_stamp", type_=BigInteger)
+NO_TEXT = cast(null(), Text)
+NO_NUMBER = cast(null(), BigInteger)
+EMPTY_TEXT = literal_column("''", Text)
+
+
+def number(value: int) -> ColumnElement[int]:
+    """An integer written into the text: partial indexes serve only what they can see."""
+    return literal_column(str(int(value)), Integer)
+
+
+def state_in(states: frozenset[JobState]) -> ColumnElement[bool]:
+    """jobs.state is one of these."""
+    return jobs.c.state.in_([number(s) for s in sorted(states)])
+
+
+class Edge:
+    """One transition, ready to run on many rows.
+
+    Args:
+        columns: of the rows; must have `id`, and `fence` where `fenced`. A `started_us` lets a
+            start arrive together with the outcome: both events are written. A `reason` and a
+            `failure_json` are kept with the event and the result.
+        values: what else the UPDATE sets, given the rowset's columns.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        transition: Transition,
+        columns: Mapping[str, Kind],
+        values: Mapping[str, ColumnElement[Any]] | None = None,
+        *,
+        rows: Rowset | None = None,
+        fenced: bool = True,
+    ) -> None:
+        self.transition = transition
+        self._dialect = dialect
+        self.rows = rows or dialect.rowset("r", columns)
+        self._columns = columns
+        self._ends = "started_us" in columns and transition.target != JobState.RUNNING
+        self._moves = not _same_kind(transition)
+        self._fenced = fenced
+        guard = and_(jobs.c.id == self.rows.c.id, state_in(transition.sources))
+        if fenced:
+            guard = and_(guard, jobs.c.fence == self.rows.c.fence)
+        self._update = update(jobs).where(guard).values(**self._sets(values or {}))
+        self._event = self._insert_event()
+        self._start_event = self._insert_start_event() if self._ends else None
+        self._counters = count_marked(dialect, self.rows)
+
+    def _sets(self, values: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        r = self.rows.c
+        sets: dict[str, ColumnElement[Any]] = {
+            "prior_state": jobs.c.state,
+            "state": number(self.transition.target),
+            "stamp": STAMP,
+            "sequence": jobs.c.sequence + 1,
+        }
+        if self._ends:
+            began = and_(jobs.c.state == number(JobState.LEASED), r.started_us.is_not(None))
+            sets["sequence"] = jobs.c.sequence + case((began, 2), else_=1)
+            sets["started_us"] = func.coalesce(jobs.c.started_us, r.started_us)
+            sets["first_started_us"] = func.coalesce(jobs.c.first_started_us, r.started_us)
+            sets["expire_us"] = case(
+                (r.started_us.is_not(None), jobs.c.total_deadline_us), else_=jobs.c.expire_us
+            )
+        return {**sets, **values}
+
+    def _marked(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        return (
+            select(*columns)
+            .select_from(self.rows.table.join(jobs, jobs.c.id == self.rows.c.id))
+            .where(jobs.c.stamp == STAMP)
+        )
+
+    def _insert_event(self) -> Any:
+        r = self.rows.c
+        from_state: ColumnElement[Any] = jobs.c.prior_state
+        if self._ends:
+            from_state = case(
+                (_started_late(r), number(JobState.RUNNING)), else_=jobs.c.prior_state
+            )
+        reason = r.reason if "reason" in self._columns else bindparam("p_reason", type_=Text)
+        due = jobs.c.due_us if self.transition.target == JobState.RETRYING else NO_NUMBER
+        body = r.failure_json if "failure_json" in self._columns else NO_TEXT
+        query = self._marked(
+            jobs.c.id, jobs.c.sequence, NOW, jobs.c.number, _STATE_EVENT, from_state,
+            jobs.c.state, reason, due, body,
+        )  # fmt: skip
+        return self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
+
+    def _insert_start_event(self) -> Any:
+        r = self.rows.c
+        query = self._marked(
+            jobs.c.id, jobs.c.sequence - 1, r.started_us, jobs.c.number, _STATE_EVENT,
+            number(JobState.LEASED), number(JobState.RUNNING), literal_column("'STARTED'", Text),
+            NO_NUMBER, NO_TEXT,
+        ).where(_started_late(r))  # fmt: skip
+        return self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
+
+    async def apply(
+        self, tx: Transaction, rows: Sequence[Row], options: Mapping[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Applies the edge where its guard holds.
+
+        Returns:
+            How many rows changed, and parameters under which `marked()` finds them.
+        """
+        stamp = {"p_stamp": tx.stamp()}
+        params = {**self.rows.params(rows), **stamp, "p_now": tx.now_us, **(options or {})}
+        changed: int = (await tx.connection.execute(self._update, params)).rowcount
+        marks = {**self.rows.params(rows), **stamp}
+        if changed:
+            params.setdefault("p_reason", self.transition.reason)
+            if self._start_event is not None:
+                await tx.connection.execute(self._start_event, marks)
+            await tx.connection.execute(self._event, params)
+            if self._moves:
+                await tx.connection.execute(self._counters, marks)
+            tx.changed.extend(row[0] for row in rows)
+        return changed, marks
+
+    async def marked(
+        self, tx: Transaction, marks: Mapping[str, Any], *columns: ColumnElement[Any]
+    ) -> Sequence[Row]:
+        """Columns of the rows that `apply` changed."""
+        return await self._dialect.rows(tx.connection, self._marked(*columns), marks)
+
+    def insert_marked(
+        self, table: Any, names: Sequence[str], columns: Sequence[ColumnElement[Any]], **where: Any
+    ) -> Any:
+        """INSERT INTO table SELECT columns of the rows that `apply` changed."""
+        query = self._marked(*columns)
+        for name, value in where.items():
+            query = query.where(self.rows.c[name] == value)
+        return self._dialect.insert(table).from_select(list(names), query)
+
+    def keep_result(self, *columns: str) -> Any:
+        """An upsert of these result columns, taken from the rows that `apply` changed."""
+        query = self._marked(jobs.c.id, *(self.rows.c[c] for c in columns))
+        insert = self._dialect.insert(job_results).from_select(["job_id", *columns], query)
+        return self._dialect.upsert(insert, ["job_id"], {c: c for c in columns})
+
+
+def _started_late(r: Any) -> ColumnElement[bool]:
+    """The start of the attempt was not stored before its outcome."""
+    return and_(jobs.c.prior_state == number(JobState.LEASED), r.started_us.is_not(None))
+
+
+def _same_kind(transition: Transition) -> bool:
+    """True where no counter of a queue moves."""
+    everywhere = transition.sources | {transition.target}
+    return everywhere <= WAITING or everywhere <= ACTIVE
+
+
+def count_marked(dialect: Dialect, rows: Rowset) -> Any:
+    """Adds to this writer's counters what the marked rows changed of them."""
+
+    def moved(kind: frozenset[JobState]) -> ColumnElement[int]:
+        states = [number(s) for s in sorted(kind)]
+        now = case((jobs.c.state.in_(states), 1), else_=0)
+        before = case((jobs.c.prior_state.in_(states), 1), else_=0)
+        return func.sum(now - before)
+
+    drained = func.sum(case((jobs.c.state == number(JobState.LEASED), 1), else_=0))
+    query = (
+        select(
+            jobs.c.queue,
+            jobs.c.tenant,
+            bindparam("p_writer", WRITER, literal_execute=True),
+            moved(WAITING),
+            moved(ACTIVE),
+            drained,
+        )
+        .select_from(rows.table.join(jobs, jobs.c.id == rows.c.id))
+        .where(jobs.c.stamp == STAMP)
+        .group_by(jobs.c.queue, jobs.c.tenant)
+    )
+    return add_counts(dialect, query)
+
+
+def add_counts(dialect: Dialect, query: Select[Any]) -> Any:
+    """An upsert that adds rows of (queue, tenant, writer, waiting, active, drained)."""
+    names = ["queue", "tenant", "writer", "waiting", "active", "drained"]
+    insert: Any = dialect.insert(queue_counts).from_select(names, query)
+    changes = {n: queue_counts.c[n] + insert.excluded[n] for n in names[3:]}
+    return dialect.upsert(insert, names[:3], changes)

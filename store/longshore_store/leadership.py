@@ -1,0 +1,61 @@
+"""One scheduler leads: a row with a term, and the term fences what a replaced one writes."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from longshore_store.committer import Transaction, Write
+from longshore_store.dialects import Dialect
+from longshore_store.model import Fenced
+from longshore_store.tables import leaders
+
+_NAME = "scheduler"
+
+
+class LeadershipWrites:
+    """lead and resign, and the check of a term before anything is written under it."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    async def lead(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with a term, or None while another one leads."""
+        for write in writes:
+            write.answer = await self._lead(tx, write.options["leader_id"], write.options["ttl_us"])
+
+    async def _lead(self, tx: Transaction, leader_id: str, ttl_us: int) -> int | None:
+        query = select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us)
+        query = query.where(leaders.c.name == _NAME).with_for_update()
+        row = (await tx.connection.execute(query)).first()
+        if row is None:
+            term = 1
+        elif row.leader_id == leader_id:
+            term = row.term
+        elif row.until_us > tx.now_us:
+            return None
+        else:
+            term = row.term + 1
+        values = {"term": term, "leader_id": leader_id, "until_us": tx.now_us + ttl_us}
+        insert = self._dialect.insert(leaders).values(name=_NAME, **values)
+        await tx.connection.execute(self._dialect.upsert(insert, ["name"], {n: n for n in values}))
+        return term
+
+    async def resign(self, tx: Transaction, writes: list[Write]) -> None:
+        """Ends the leadership of the callers. The term stays: the next one's is larger."""
+        names = [w.options["leader_id"] for w in writes]
+        await tx.connection.execute(
+            update(leaders)
+            .where(leaders.c.name == _NAME, leaders.c.leader_id.in_(names))
+            .values(until_us=0, leader_id="")
+        )
+
+    async def fence(self, tx: Transaction, writes: list[Write]) -> None:
+        """Sets Fenced on writes whose term is not the newest."""
+        if all(w.term is None for w in writes):
+            return
+        # The share lock holds a takeover back until this transaction is over.
+        query = select(leaders.c.term).where(leaders.c.name == _NAME).with_for_update(read=True)
+        newest = await tx.connection.scalar(query)
+        for write in writes:
+            if write.term is not None and write.term != newest:
+                write.error = Fenced(f"term {write.term} is over; the newest is {newest}")

@@ -1,0 +1,173 @@
+"""What people and the clock do to whole jobs: cancel, expire, promote, run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Boolean, and_, bindparam, delete, false, select, update
+
+from longshore.sdk.failures import CODES, FailureClass
+from longshore_store import states
+from longshore_store.attempts import ATTEMPT_COLUMNS, ended_attempt
+from longshore_store.committer import Transaction, Write
+from longshore_store.dialects import Dialect, Kind, Row
+from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
+from longshore_store.failure import FailureRecord
+from longshore_store.states import JobState
+from longshore_store.tables import attempts, job_progress, job_results, jobs
+
+_ENDED: dict[str, Kind] = {"id": "text", "failure_json": "text"}
+
+
+class CancelWrites:
+    """cancel_jobs: waiting jobs end here, held ones wait for their worker."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        ended = {"ended_us": NOW}
+        self._waiting = Edge(dialect, states.CANCEL_WAITING, _ENDED, ended, fenced=False)
+        held = {"cancel_force": bindparam("p_force", type_=Boolean)}
+        self._held = Edge(dialect, states.CANCEL_ACTIVE, _ENDED, held, fenced=False)
+        self._harden = _harden(self._held)
+        self._keep = [
+            (edge, edge.keep_result("failure_json")) for edge in (self._waiting, self._held)
+        ]
+
+    async def cancel_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with its stale ids."""
+        for write in writes:
+            reason, force = write.options["reason"], write.options["force"]
+            write.answer = await self.cancel(tx, list(write.rows), reason, force=force)
+
+    async def cancel(
+        self, tx: Transaction, job_ids: Sequence[str], reason: str, *, force: bool
+    ) -> list[str]:
+        """Cancels, and returns the ids that nothing was done to."""
+        failure = FailureRecord(
+            FailureClass.CANCELLED, CODES["CANCELLED"], "CANCELLED", reason or "cancelled"
+        ).to_json()
+        rows = [(job_id, failure) for job_id in job_ids]
+        touched: set[str] = set()
+        for edge, keep in self._keep:
+            options = {} if edge is self._waiting else {"p_force": force}
+            changed, marks = await edge.apply(tx, rows, options)
+            if changed:
+                await tx.connection.execute(keep, marks)
+                touched.update(row[0] for row in await edge.marked(tx, marks, jobs.c.id))
+        if force:
+            await tx.connection.execute(self._harden, self._held.rows.params(rows))
+        return [job_id for job_id in job_ids if job_id not in touched]
+
+
+def _harden(edge: Edge) -> Any:
+    """A second Cancel may force what the first one asked for nicely."""
+    cancelling = jobs.c.state == number(JobState.CANCELLING)
+    return update(jobs).where(jobs.c.id == edge.rows.c.id, cancelling).values(cancel_force=True)
+
+
+class ClockWrites:
+    """promote_jobs and expire_jobs: what the passing of time does."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._promote = Edge(
+            dialect, states.PROMOTE, {"id": "text"}, {"ready_us": NOW, "due_us": NO_NUMBER},
+            fenced=False,
+        )  # fmt: skip
+        self._expire = Edge(dialect, states.EXPIRE_WAITING, _ENDED, {"ended_us": NOW}, fenced=False)
+        self._keep_expiry = self._expire.keep_result("failure_json")
+
+    async def promote_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers with how many became due."""
+        due = and_(jobs.c.state.in_([number(1), number(6)]), jobs.c.due_us <= NOW)
+        rows = await self._first(tx, writes, select(jobs.c.id).where(due).order_by(jobs.c.due_us))
+        changed = (await self._promote.apply(tx, rows))[0] if rows else 0
+        for write in writes:
+            write.answer = changed
+
+    async def expire_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers with how many ended."""
+        late = and_(
+            jobs.c.expire_us.is_not(None),
+            jobs.c.state.in_([number(s) for s in (1, 2, 3, 6)]),
+            jobs.c.expire_us <= NOW,
+        )
+        query = select(jobs.c.id, jobs.c.first_started_us).where(late).order_by(jobs.c.expire_us)
+        found = await self._first(tx, writes, query)
+        rows = [(job_id, _expiry(started_us is None)) for job_id, started_us in found]
+        changed = 0
+        if rows:
+            changed, marks = await self._expire.apply(tx, rows)
+            await tx.connection.execute(self._keep_expiry, marks)
+        for write in writes:
+            write.answer = changed
+
+    async def _first(self, tx: Transaction, writes: list[Write], query: Any) -> Sequence[Row]:
+        limit = max(w.options["limit"] for w in writes)
+        return await self._dialect.rows(tx.connection, query.limit(limit), {"p_now": tx.now_us})
+
+
+def _expiry(unstarted: bool) -> str:
+    what = "was not started in time" if unstarted else "did not end in time"
+    return FailureRecord(
+        FailureClass.TIMEOUT, CODES["DEADLINE_EXCEEDED"], "DEADLINE_EXCEEDED", f"the job {what}"
+    ).to_json()
+
+
+class RerunWrites:
+    """retry_jobs: a terminal job becomes a new run, with its history kept."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        c = jobs.c
+        nothing = {name: number(0) for name in ("attempts", "crashes", "ooms", "interruptions")}
+        self._edge = Edge(
+            dialect, states.RERUN, {"id": "text"},
+            {
+                **nothing,
+                "run": c.run + 1,
+                "ready_us": NOW,
+                "due_us": NO_NUMBER,
+                "total_deadline_us": NOW + c.total_timeout_us,
+                "expire_us": NOW + c.total_timeout_us,
+                "ended_us": NO_NUMBER,
+                "cancel_force": false(),
+            },
+            fenced=False,
+        )  # fmt: skip
+
+    async def retry_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with its stale ids."""
+        for write in writes:
+            rows = [(job_id,) for job_id in write.rows]
+            await self._save_successes(tx, rows)
+            changed, marks = await self._edge.apply(tx, rows)
+            done = {r[0] for r in await self._edge.marked(tx, marks, jobs.c.id)} if changed else ()
+            await self._forget(tx, [(job_id,) for job_id in done])
+            write.answer = [job_id for job_id in write.rows if job_id not in done]
+
+    async def _save_successes(self, tx: Transaction, rows: Sequence[Row]) -> None:
+        """The last attempt of a succeeded job is on its row alone, which the new run reuses."""
+        r = self._dialect.rowset("r", {"id": "text"})
+        query = (
+            select(*ended_attempt(ended_us=jobs.c.ended_us, failure_class=number(0),
+                                  failure_json=NO_TEXT))
+            .select_from(r.table.join(jobs, jobs.c.id == r.c.id))
+            .where(jobs.c.state == number(JobState.SUCCEEDED))
+        )  # fmt: skip
+        insert = self._dialect.insert(attempts).from_select(list(ATTEMPT_COLUMNS), query)
+        await tx.connection.execute(insert, r.params(rows))
+
+    async def _forget(self, tx: Transaction, rows: Sequence[Row]) -> None:
+        """Drops what the last run left, but not the count of progress: a revision never falls."""
+        if not rows:
+            return
+        r = self._dialect.rowset("f", {"id": "text"})
+        ids = select(r.c.id)
+        await tx.connection.execute(
+            delete(job_results).where(job_results.c.job_id.in_(ids)), r.params(rows)
+        )
+        await tx.connection.execute(
+            update(job_progress).where(job_progress.c.job_id.in_(ids)).values(body_json=None),
+            r.params(rows),
+        )

@@ -1,0 +1,239 @@
+"""Reading jobs, one, many, a page, or what changed."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from longshore_store.dialects import Dialect, Row
+from longshore_store.edges import number
+from longshore_store.model import (
+    AttemptRecord,
+    EventRecord,
+    JobChanges,
+    JobQuery,
+    JobRecord,
+)
+from longshore_store.states import ACTIVE, JobState
+from longshore_store.tables import (
+    attempts,
+    events,
+    job_labels,
+    job_progress,
+    job_results,
+    job_specs,
+    jobs,
+    workers,
+)
+
+EVENTS_A_READ = 256
+_BASIC: tuple[ColumnElement[Any], ...] = (
+    jobs.c.id, jobs.c.tenant, jobs.c.task, jobs.c.queue, jobs.c.priority, jobs.c.state, jobs.c.run,
+    jobs.c.number, jobs.c.fence, jobs.c.sequence, func.coalesce(job_progress.c.count, 0),
+    jobs.c.worker_id, jobs.c.created_us, jobs.c.ready_us, jobs.c.due_us, jobs.c.first_started_us,
+    jobs.c.ended_us, jobs.c.needs_json, job_specs.c.spec, job_progress.c.body_json,
+    job_results.c.failure_json,
+)  # fmt: skip
+_FULL: tuple[ColumnElement[Any], ...] = (
+    job_specs.c.payload, job_results.c.value_json, job_results.c.artifacts_json,
+    jobs.c.leased_us, jobs.c.started_us, jobs.c.devices_json,
+)  # fmt: skip
+_SOURCE = (
+    jobs.join(job_specs, job_specs.c.job_id == jobs.c.id)
+    .outerjoin(job_progress, job_progress.c.job_id == jobs.c.id)
+    .outerjoin(job_results, job_results.c.job_id == jobs.c.id)
+)
+
+
+class JobReads:
+    """Queries of the server; each runs on a reader's connection."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    async def by_id(
+        self, connection: AsyncConnection, job_ids: Sequence[str], full: bool
+    ) -> list[JobRecord]:
+        """Those that exist."""
+        r = self._dialect.rowset("r", {"id": "text"})
+        source = r.table.join(_SOURCE, jobs.c.id == r.c.id)
+        query = select(*_columns(full)).select_from(source)
+        rows = await self._dialect.rows(connection, query, r.params([(i,) for i in job_ids]))
+        return await self._records(connection, rows, full)
+
+    async def page(
+        self, connection: AsyncConnection, wanted: JobQuery, full: bool
+    ) -> list[JobRecord]:
+        """One page, in order."""
+        query = select(*_columns(full)).select_from(_SOURCE)
+        for condition in _conditions(wanted):
+            query = query.where(condition)
+        order = jobs.c.id.desc() if wanted.descending else jobs.c.id
+        rows = await self._dialect.rows(connection, query.order_by(order).limit(wanted.limit), {})
+        return await self._records(connection, rows, full)
+
+    async def _records(
+        self, connection: AsyncConnection, rows: Sequence[Row], full: bool
+    ) -> list[JobRecord]:
+        if not full:
+            return [_record(row) for row in rows]
+        ended = await self._attempts(connection, [row[0] for row in rows])
+        return [_full_record(row, ended[row[0]]) for row in rows]
+
+    async def _attempts(
+        self, connection: AsyncConnection, job_ids: Sequence[str]
+    ) -> defaultdict[str, list[AttemptRecord]]:
+        r = self._dialect.rowset("r", {"id": "text"})
+        c = attempts.c
+        query = (
+            select(c.job_id, c.fence, c.number, c.run, c.worker_id, c.queued_us, c.leased_us,
+                   c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json)
+            .select_from(r.table.join(attempts, c.job_id == r.c.id))
+            .order_by(c.job_id, c.fence)
+        )  # fmt: skip
+        found: defaultdict[str, list[AttemptRecord]] = defaultdict(list)
+        params = r.params([(i,) for i in job_ids])
+        for job_id, *facts in await self._dialect.rows(connection, query, params):
+            found[job_id].append(_attempt(facts))
+        return found
+
+    async def changes(
+        self, connection: AsyncConnection, cursors: Mapping[str, int]
+    ) -> list[JobChanges]:
+        """State, progress and the next events of watched jobs."""
+        r = self._dialect.rowset("r", {"id": "text", "after": "int"})
+        params = r.params(list(cursors.items()))
+        heads = await self._dialect.rows(connection, _heads_of_changes(r.table), params)
+        events_of = await self._events(connection, r.table, params)
+        return [_changes(head, events_of[head[0]]) for head in heads]
+
+    async def _events(
+        self, connection: AsyncConnection, r: Any, params: Mapping[str, Any]
+    ) -> defaultdict[str, list[EventRecord]]:
+        e = events.c
+        query = (
+            select(e.job_id, e.sequence, e.time_us, e.number, e.kind, e.from_state, e.to_state,
+                   e.reason, e.due_us, e.body_json)
+            .select_from(
+                r.join(
+                    events,
+                    and_(
+                        e.job_id == r.c.id,
+                        e.sequence > r.c.after,
+                        e.sequence <= r.c.after + EVENTS_A_READ,
+                    ),
+                )
+            )
+            .order_by(e.job_id, e.sequence)
+        )  # fmt: skip
+        found: defaultdict[str, list[EventRecord]] = defaultdict(list)
+        for row in await self._dialect.rows(connection, query, params):
+            found[row[0]].append(EventRecord(*row))
+        return found
+
+
+def _heads_of_changes(r: Any) -> Select[Any]:
+    oldest = (
+        select(func.coalesce(func.min(events.c.sequence), 0))
+        .where(events.c.job_id == jobs.c.id)
+        .scalar_subquery()
+    )
+    source = (
+        r.join(jobs, jobs.c.id == r.c.id)
+        .outerjoin(job_progress, job_progress.c.job_id == jobs.c.id)
+        .outerjoin(workers, workers.c.id == jobs.c.worker_id)
+    )
+    return select(
+        jobs.c.id, jobs.c.state, jobs.c.sequence, func.coalesce(job_progress.c.count, 0), oldest,
+        jobs.c.number, job_progress.c.body_json, job_progress.c.time_us, workers.c.heartbeat_us,
+    ).select_from(source)  # fmt: skip
+
+
+def _changes(head: Row, found: list[EventRecord]) -> JobChanges:
+    job_id, state, sequence, *rest = head
+    # Read by a later statement, events may be ahead of the row; those wait for the next read.
+    seen = tuple(e for e in found if e.sequence <= sequence)
+    return JobChanges(job_id, JobState(state), sequence, *rest, seen)
+
+
+def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
+    return _BASIC + _FULL if full else _BASIC
+
+
+def _record(row: Row, **more: Any) -> JobRecord:
+    (job_id, tenant, task, queue, priority, state, *numbers, spec, progress, failure) = row[:21]
+    return JobRecord(
+        job_id, tenant, task, queue, priority, JobState(state), *numbers,
+        spec=base64.b64decode(spec), progress_json=progress, failure_json=failure, **more,
+    )  # fmt: skip
+
+
+def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
+    payload, value, artifacts, leased_us, started_us, devices = row[21:]
+    record = _record(row, payload=payload, value_json=value, artifacts_json=artifacts)
+    if record.state not in ACTIVE and record.state != JobState.SUCCEEDED:
+        return _with_attempts(record, ended)
+    newest = AttemptRecord(
+        record.fence, record.number, record.run, record.worker_id or "", record.ready_us,
+        leased_us, started_us, record.ended_us, 0, None, devices or "[]",
+    )  # fmt: skip
+    return _with_attempts(record, [*ended, newest])
+
+
+def _with_attempts(record: JobRecord, found: list[AttemptRecord]) -> JobRecord:
+    return replace(record, attempts=tuple(found))
+
+
+def _attempt(facts: Sequence[Any]) -> AttemptRecord:
+    fence, num, run, worker, *times, failure_class, failure, devices = facts
+    return AttemptRecord(
+        fence, num, run, worker or "", *times, failure_class, failure, devices or "[]"
+    )
+
+
+def _conditions(q: JobQuery) -> list[ColumnElement[bool]]:
+    c = jobs.c
+    found: list[ColumnElement[bool]] = []
+    if q.states:
+        found.append(c.state.in_([number(s) for s in q.states]))
+    if q.not_states:
+        found.append(c.state.not_in([number(s) for s in q.not_states]))
+    for column, wanted, unwanted in (
+        (c.task, q.tasks, q.not_tasks),
+        (c.queue, q.queues, q.not_queues),
+        (c.tenant, q.tenants, q.not_tenants),
+    ):
+        if wanted:
+            found.append(column.in_(wanted))
+        if unwanted:
+            found.append(column.not_in(unwanted))
+    for name, value in q.labels:
+        labelled = select(job_labels.c.job_id).where(
+            job_labels.c.name == name, job_labels.c.value == value
+        )
+        found.append(c.id.in_(labelled))
+    return found + _ranges(q)
+
+
+def _ranges(q: JobQuery) -> list[ColumnElement[bool]]:
+    c = jobs.c
+    bounds = (
+        (q.created_from_us, c.created_us, True),
+        (q.created_before_us, c.created_us, False),
+        (q.ended_from_us, c.ended_us, True),
+        (q.ended_before_us, c.ended_us, False),
+    )
+    found = [
+        column >= bound if lower else column < bound
+        for bound, column, lower in bounds
+        if bound is not None
+    ]
+    if q.after_id is not None:
+        found.append(c.id < q.after_id if q.descending else c.id > q.after_id)
+    return found

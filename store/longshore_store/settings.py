@@ -1,0 +1,151 @@
+"""What a deployment declares, read from TOML: queues, pools, tasks, limits.
+
+An unknown key is refused by name: a misspelt limit must not silently be no limit.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+GIB = 1024**3
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message has one line for each key to blame."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QueueSettings(_Section):
+    """One queue. Depth is bounded by default: memory and patience are.
+
+    maximum_waiting: jobs; 0 is no bound. attempt_timeout: seconds, for jobs that set none.
+    overflow_to: the queue that takes jobs which outlive attempt_timeout here.
+    """
+
+    maximum_waiting: int = Field(1_000_000, ge=0)
+    attempt_timeout: float | None = Field(None, gt=0, le=30 * 86400)
+    overflow_to: str = ""
+
+
+class PoolSettings(_Section):
+    """Workers of one shape: what one of them offers, and how many there may be.
+
+    cpu: cores. memory, gpu_memory: bytes; gpu_memory is per device. gpu: whole devices.
+    maximum_runners: attempts at once on one worker, whatever they ask for.
+    """
+
+    cpu: float = Field(1.0, ge=0.01, le=1024)
+    memory: int = Field(2 * GIB, ge=0)
+    gpu: int = Field(0, ge=0, le=64)
+    gpu_memory: int = Field(0, ge=0)
+    accelerators: tuple[str, ...] = ()
+    custom: dict[str, int] = Field(default_factory=dict)
+    minimum_workers: int = Field(1, ge=0, le=10_000)
+    maximum_workers: int = Field(1, ge=1, le=10_000)
+    maximum_runners: int = Field(16, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PoolSettings:
+        if self.minimum_workers > self.maximum_workers:
+            raise ValueError(
+                f"minimum_workers {self.minimum_workers} is above "
+                f"maximum_workers {self.maximum_workers}"
+            )
+        return self
+
+
+class SchedulerSettings(_Section):
+    """The clocks of scheduling, in seconds, and its bounds.
+
+    lease: silence of a worker before its attempts are released. term: how long leadership lasts
+    unrenewed. prefetch: the extra wait that handing work ahead may cost.
+    maximum_prefetch: jobs handed ahead to one worker.
+    """
+
+    lease: float = Field(30.0, ge=1, le=3600)
+    term: float = Field(10.0, ge=1, le=300)
+    sweep_interval: float = Field(1.0, ge=0.05, le=60)
+    prefetch: float = Field(0.02, ge=0, le=10)
+    maximum_prefetch: int = Field(512, ge=1, le=4096)
+    maximum_crashes: int = Field(3, ge=1, le=100)
+    maximum_ooms: int = Field(3, ge=1, le=100)
+    maximum_interruptions: int = Field(10, ge=1, le=1000)
+
+
+class ServerSettings(_Section):
+    """Limits of the gRPC server. Seconds and counts."""
+
+    shutdown_grace: float = Field(10.0, ge=0, le=600)
+    heartbeat_interval: float = Field(15.0, gt=0, le=300)
+    maximum_watches: int = Field(10_000, ge=1)
+    watch_buffer: int = Field(256, ge=8, le=65_536)
+    slow_reader_timeout: float = Field(10.0, gt=0, le=600)
+    retention_days: float = Field(7.0, gt=0)
+
+
+class Settings(_Section):
+    """A whole deployment."""
+
+    queues: dict[Name, QueueSettings] = Field(default_factory=lambda: {"default": QueueSettings()})
+    pools: dict[Name, PoolSettings] = Field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="after")
+    def _overflow_ends(self) -> Settings:
+        for start in self.queues:
+            _follow_overflow(self.queues, start)
+        return self
+
+
+def _follow_overflow(queues: dict[str, QueueSettings], start: str) -> None:
+    path = [start]
+    while target := queues[path[-1]].overflow_to:
+        if target not in queues:
+            raise ValueError(f"queues.{path[-1]}.overflow_to names no queue: {target!r}")
+        if target in path:
+            raise ValueError(f"overflow_to forms a cycle: {' -> '.join([*path, target])}")
+        path.append(target)
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Settings from a TOML file, or the defaults.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or has a key or value to blame.
+    """
+    if path is None:
+        return Settings()
+    try:
+        return parse_settings(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def parse_settings(values: dict[str, Any]) -> Settings:
+    """Settings from parsed TOML. Raises SettingsError with a line for each key to blame."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(e) for e in error.errors())) from error
+
+
+def _line(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such setting"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{path}: {text}, not {error['input']!r}" if path else text

@@ -1,0 +1,352 @@
+"""SqlStore: the Store on SQLite and on Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from longshore_store import model as m
+from longshore_store.attempts import AttemptWrites
+from longshore_store.committer import Committer, Transaction, Write, unavailable
+from longshore_store.dialects import make_dialect
+from longshore_store.dispatch import DispatchReads
+from longshore_store.leadership import LeadershipWrites
+from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
+from longshore_store.migrations import migrate
+from longshore_store.reads import JobReads
+from longshore_store.store import Listener, Stale
+from longshore_store.submit import SubmitWrites
+from longshore_store.topology import TopologyWrites
+
+Handler = Callable[[Transaction, list[Write]], Any]
+READ_DEADLINE = 20.0
+
+
+class SqlStore:
+    """The durable state, in one database.
+
+    Args:
+        url: sqlite+aiosqlite:///PATH or postgresql+asyncpg://...
+        clock: microseconds since the epoch; by default the database's time, carried on by this
+            process's monotonic clock, so that a wall clock that jumps expires nothing.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], int] | None = None) -> None:
+        self._dialect = make_dialect(url)
+        self._writer, self._reader = self._dialect.engines()
+        self._clock = clock
+        self._offset_us = 0
+        self._last_us = 0
+        self._listeners: list[Listener] = []
+        self._leadership = LeadershipWrites(self._dialect)
+        self._handlers = self._make_handlers()
+        self._jobs = JobReads(self._dialect)
+        self._dispatch = DispatchReads(self._dialect)
+        self._committer: Committer | None = None
+
+    def _make_handlers(self) -> dict[str, Handler]:
+        """In the order in which a transaction applies them: reports before outcomes, so that
+        the terminal event of a job is its last."""
+        d = self._dialect
+        attempts, topology = AttemptWrites(d), TopologyWrites(d)
+        cancel, clock, rerun, submit = (
+            CancelWrites(d),
+            ClockWrites(d),
+            RerunWrites(d),
+            SubmitWrites(d),
+        )
+        return {
+            "lead": self._leadership.lead,
+            "resign": self._leadership.resign,
+            "submit_jobs": submit.submit_jobs,
+            "check_jobs": submit.check_jobs,
+            "retry_jobs": rerun.retry_jobs,
+            "cancel_jobs": cancel.cancel_jobs,
+            "promote_jobs": clock.promote_jobs,
+            "expire_jobs": clock.expire_jobs,
+            "lease_jobs": attempts.lease_jobs,
+            "start_attempts": attempts.start_attempts,
+            "record_progress": attempts.record,
+            "record_logs": attempts.record,
+            "save_checkpoints": attempts.record,
+            "complete_attempts": attempts.complete_attempts,
+            "fail_attempts": attempts.end_attempts,
+            "retry_attempts": attempts.end_attempts,
+            "dead_letter_attempts": attempts.end_attempts,
+            "release_attempts": attempts.end_attempts,
+            "expire_attempts": attempts.end_attempts,
+            "confirm_cancels": attempts.confirm_cancels,
+            "declare_queues": topology.declare_queues,
+            "steer_queue": topology.steer_queue,
+            "publish_tasks": topology.publish_tasks,
+            "publish_pools": topology.publish_pools,
+            "record_workers": topology.record_workers,
+            "remove_workers": topology.remove_workers,
+        }
+
+    # -- life
+
+    async def open(self) -> None:
+        """Connects, migrates, takes the lock.
+
+        Raises:
+            StoreLocked: another process has this embedded database open.
+            StoreUnavailable: the database cannot be reached.
+        """
+        self._dialect.lock()
+        try:
+            async with self._writer.begin() as connection:
+                await connection.run_sync(migrate)
+                self._offset_us = await self._dialect.clock_offset_us(connection, None)
+        except Exception as error:
+            self._dialect.unlock()
+            raise unavailable(error) from error
+        self._committer = Committer(self._writer, self._apply, self.now_us, self._committed)
+
+    async def close(self) -> None:
+        """Commits what waits, then disconnects: readers first, so that the writer checkpoints."""
+        if self._committer is not None:
+            await self._committer.close()
+        await self._reader.dispose()
+        await self._writer.dispose()
+        self._dialect.unlock()
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch; never falls."""
+        now = self._clock() if self._clock else time.monotonic_ns() // 1000 + self._offset_us
+        self._last_us = max(self._last_us, now)
+        return self._last_us
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Hints after commits of this process."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _committed(self, changed: Iterable[str]) -> None:
+        if changed:
+            for listener in tuple(self._listeners):
+                listener(changed)
+
+    # -- writing
+
+    async def _apply(self, tx: Transaction, batch: list[Write]) -> None:
+        await self._leadership.fence(tx, batch)
+        by_kind: dict[str, list[Write]] = {}
+        for write in batch:
+            if write.error is None:
+                by_kind.setdefault(write.kind, []).append(write)
+        for kind, handler in self._handlers.items():
+            if writes := by_kind.get(kind):
+                await handler(tx, writes)
+
+    async def _write(
+        self, kind: str, rows: Sequence[Any] = (), term: int | None = None, **options: Any
+    ) -> Any:
+        if self._committer is None:
+            raise m.StoreUnavailable("the store is not open")
+        return await self._committer.write(kind, rows, term, **options)
+
+    async def submit_jobs(self, jobs: Sequence[m.NewJob]) -> list[m.Accepted]:
+        """See Store."""
+        answer: list[m.Accepted] = await self._write("submit_jobs", jobs)
+        return answer
+
+    async def cancel_jobs(self, job_ids: Sequence[str], reason: str, force: bool) -> Stale:
+        """See Store."""
+        answer: Stale = await self._write("cancel_jobs", job_ids, reason=reason, force=force)
+        return answer
+
+    async def check_jobs(self, jobs: Sequence[m.NewJob]) -> list[m.Accepted]:
+        """See Store."""
+        answer: list[m.Accepted] = await self._write("check_jobs", jobs)
+        return answer
+
+    async def retry_jobs(self, job_ids: Sequence[str], reason: str) -> Stale:
+        """See Store."""
+        answer: Stale = await self._write("retry_jobs", job_ids, reason=reason)
+        return answer
+
+    async def lead(self, leader_id: str, ttl_us: int) -> int | None:
+        """See Store. Also sets the clock by the database's."""
+        async with self._reading() as connection:
+            self._offset_us = await self._dialect.clock_offset_us(connection, self._offset_us)
+        answer: int | None = await self._write("lead", leader_id=leader_id, ttl_us=ttl_us)
+        return answer
+
+    async def resign(self, leader_id: str) -> None:
+        """See Store."""
+        await self._write("resign", leader_id=leader_id)
+
+    async def promote_jobs(self, term: int, limit: int) -> int:
+        """See Store."""
+        answer: int = await self._write("promote_jobs", (), term, limit=limit)
+        return answer
+
+    async def expire_jobs(self, term: int, limit: int) -> int:
+        """See Store."""
+        answer: int = await self._write("expire_jobs", (), term, limit=limit)
+        return answer
+
+    async def lease_jobs(self, term: int, leases: Sequence[m.Lease]) -> list[m.Leased]:
+        """See Store."""
+        answer: list[m.Leased] = await self._write("lease_jobs", leases, term)
+        return answer
+
+    async def _settle(self, kind: str, term: int, rows: Sequence[Any]) -> Stale:
+        answer: Stale = await self._write(kind, rows, term) if rows else []
+        return answer
+
+    async def start_attempts(self, term: int, starts: Sequence[m.Start]) -> Stale:
+        """See Store."""
+        return await self._settle("start_attempts", term, starts)
+
+    async def complete_attempts(self, term: int, completions: Sequence[m.Completion]) -> Stale:
+        """See Store."""
+        return await self._settle("complete_attempts", term, completions)
+
+    async def fail_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("fail_attempts", term, setbacks)
+
+    async def retry_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("retry_attempts", term, setbacks)
+
+    async def dead_letter_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("dead_letter_attempts", term, setbacks)
+
+    async def release_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("release_attempts", term, setbacks)
+
+    async def expire_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("expire_attempts", term, setbacks)
+
+    async def confirm_cancels(self, term: int, attempts: Sequence[m.Attempted]) -> Stale:
+        """See Store."""
+        return await self._settle("confirm_cancels", term, attempts)
+
+    async def record_progress(self, term: int, updates: Sequence[m.ProgressUpdate]) -> None:
+        """See Store."""
+        await self._settle("record_progress", term, updates)
+
+    async def record_logs(self, term: int, updates: Sequence[m.LogUpdate]) -> None:
+        """See Store."""
+        await self._settle("record_logs", term, updates)
+
+    async def save_checkpoints(self, term: int, updates: Sequence[m.CheckpointUpdate]) -> None:
+        """See Store."""
+        await self._settle("save_checkpoints", term, updates)
+
+    async def declare_queues(self, queues: Sequence[m.QueueDeclaration]) -> None:
+        """See Store."""
+        await self._write("declare_queues", queues)
+
+    async def pause_queue(self, name: str, reason: str) -> bool:
+        """See Store."""
+        answer: bool = await self._write("steer_queue", name=name, paused=True, reason=reason)
+        return answer
+
+    async def resume_queue(self, name: str) -> bool:
+        """See Store."""
+        answer: bool = await self._write("steer_queue", name=name, paused=False, reason="")
+        return answer
+
+    async def publish_tasks(self, tasks: Sequence[m.TaskRecord]) -> None:
+        """See Store."""
+        await self._write("publish_tasks", tasks)
+
+    async def publish_pools(self, pools: Sequence[m.PoolRecord]) -> None:
+        """See Store."""
+        await self._write("publish_pools", pools)
+
+    async def record_workers(self, workers: Sequence[m.WorkerRecord]) -> None:
+        """See Store."""
+        await self._write("record_workers", workers)
+
+    async def remove_workers(self, worker_ids: Sequence[str]) -> None:
+        """See Store."""
+        await self._write("remove_workers", worker_ids)
+
+    # -- reading
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(READ_DEADLINE), self._reader.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise unavailable(error) from error
+
+    async def read_job(self, job_id: str, *, full: bool = False) -> m.JobRecord | None:
+        """See Store."""
+        found = await self.read_jobs([job_id], full=full)
+        return found[0] if found else None
+
+    async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[m.JobRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._jobs.by_id(connection, job_ids, full)
+
+    async def list_jobs(self, query: m.JobQuery, *, full: bool = False) -> list[m.JobRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._jobs.page(connection, query, full)
+
+    async def read_changes(self, cursors: Mapping[str, int]) -> list[m.JobChanges]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._jobs.changes(connection, cursors)
+
+    async def waiting_lanes(self) -> list[m.Lane]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.lanes(connection)
+
+    async def queue_heads(self, lanes: Sequence[tuple[m.Lane, int]]) -> list[m.Head]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.heads(connection, lanes)
+
+    async def active_attempts(self) -> list[m.ActiveAttempt]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.active(connection)
+
+    async def cancel_orders(self) -> list[m.CancelOrder]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.cancels(connection)
+
+    async def next_due_us(self) -> int | None:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.next_due_us(connection)
+
+    async def list_queues(self) -> list[m.QueueRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.queues(connection)
+
+    async def list_tasks(self) -> list[m.TaskRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.tasks(connection)
+
+    async def list_pools(self) -> list[m.PoolRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.pools(connection)
+
+    async def list_workers(self) -> list[m.WorkerRecord]:
+        """See Store."""
+        async with self._reading() as connection:
+            return await self._dispatch.workers(connection)

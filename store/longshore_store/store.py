@@ -1,0 +1,197 @@
+"""Store: what the rest of Longshore may ask of the truth, and nothing else.
+
+Every write is durable when its call returns. A transition takes many jobs at once, is guarded
+by state and fence, and answers with the ids it did not apply to: stale, never an error.
+Writes of a scheduler carry its term and raise Fenced once another leader has a newer one.
+Any call may raise StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from longshore_store.model import (
+    Accepted,
+    ActiveAttempt,
+    Attempted,
+    CancelOrder,
+    CheckpointUpdate,
+    Completion,
+    Head,
+    JobChanges,
+    JobQuery,
+    JobRecord,
+    Lane,
+    Lease,
+    Leased,
+    LogUpdate,
+    NewJob,
+    PoolRecord,
+    ProgressUpdate,
+    QueueDeclaration,
+    QueueRecord,
+    Setback,
+    Start,
+    TaskRecord,
+    WorkerRecord,
+)
+
+Stale = list[str]
+"""Ids of jobs that a transition did not apply to, because state or fence had moved on."""
+
+Listener = Callable[[Iterable[str]], None]
+"""Called after a commit with the ids of the jobs that changed; must return at once."""
+
+
+class Store(Protocol):
+    """The durable state of Longshore. All methods may be called from one event loop at once."""
+
+    async def open(self) -> None:
+        """Connects, migrates, and takes the lock of an embedded database."""
+
+    async def close(self) -> None:
+        """Finishes pending writes and disconnects."""
+
+    def now_us(self) -> int:
+        """The store's clock: microseconds since the epoch. Never falls."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` after commits of this process; returns the way to stop. Hints only."""
+
+    # -- submitting
+
+    async def submit_jobs(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+        """Accepts every job or none, in order.
+
+        Raises:
+            IdempotencyConflict, UniquenessConflict, QueueFull: nothing was stored.
+        """
+
+    async def check_jobs(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+        """What submit_jobs would answer or raise, storing nothing."""
+
+    async def cancel_jobs(self, job_ids: Sequence[str], reason: str, force: bool) -> Stale:
+        """Waiting jobs become CANCELLED, leased and running ones CANCELLING; repeatable.
+
+        Stale are jobs already terminal or cancelling, and unknown ids.
+        """
+
+    async def retry_jobs(self, job_ids: Sequence[str], reason: str) -> Stale:
+        """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal."""
+
+    # -- reading jobs
+
+    async def read_job(self, job_id: str, *, full: bool = False) -> JobRecord | None:
+        """One job; `full` adds payload, result and attempts."""
+
+    async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[JobRecord]:
+        """Those of the jobs that exist, in no particular order."""
+
+    async def list_jobs(self, query: JobQuery, *, full: bool = False) -> list[JobRecord]:
+        """One page, in the order of the query."""
+
+    async def read_changes(self, cursors: Mapping[str, int]) -> list[JobChanges]:
+        """For each job that exists: its state, and at most 256 events after its cursor."""
+
+    # -- the scheduler's writes
+
+    async def lead(self, leader_id: str, ttl_us: int) -> int | None:
+        """Takes or renews leadership. Returns the term, or None while another one leads."""
+
+    async def resign(self, leader_id: str) -> None:
+        """Gives leadership up at once."""
+
+    async def promote_jobs(self, term: int, limit: int) -> int:
+        """Queues scheduled and retrying jobs that are due. Returns how many."""
+
+    async def expire_jobs(self, term: int, limit: int) -> int:
+        """Ends waiting jobs whose queue or total deadline passed. Returns how many."""
+
+    async def lease_jobs(self, term: int, leases: Sequence[Lease]) -> list[Leased]:
+        """Leases queued jobs to workers. Returns those it applied to, ready to be assigned."""
+
+    async def start_attempts(self, term: int, starts: Sequence[Start]) -> Stale:
+        """LEASED to RUNNING."""
+
+    async def complete_attempts(self, term: int, completions: Sequence[Completion]) -> Stale:
+        """To SUCCEEDED with the result."""
+
+    async def fail_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """To FAILED."""
+
+    async def retry_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """To RETRYING until due_us; counts an attempt (a crash, an OOM) by failure class."""
+
+    async def dead_letter_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """To DEAD_LETTERED."""
+
+    async def release_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """Back to QUEUED with a refund. WORKER_LOST and DEVICE_FAULT count an interruption."""
+
+    async def expire_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """To EXPIRED."""
+
+    async def confirm_cancels(self, term: int, attempts: Sequence[Attempted]) -> Stale:
+        """CANCELLING to CANCELLED, for attempts that have ended, however they ended."""
+
+    async def record_progress(self, term: int, updates: Sequence[ProgressUpdate]) -> None:
+        """Keeps the newest progress of attempts that still hold their lease."""
+
+    async def record_logs(self, term: int, updates: Sequence[LogUpdate]) -> None:
+        """Appends log events of attempts that still hold their lease."""
+
+    async def save_checkpoints(self, term: int, updates: Sequence[CheckpointUpdate]) -> None:
+        """Keeps the newest checkpoint of attempts that still hold their lease."""
+
+    # -- the scheduler's reads
+
+    async def waiting_lanes(self) -> list[Lane]:
+        """Every unpaused (queue, tenant) with waiting jobs."""
+
+    async def queue_heads(self, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
+        """At most so many QUEUED jobs of each lane: priority first, then age."""
+
+    async def active_attempts(self) -> list[ActiveAttempt]:
+        """Every job that a worker holds."""
+
+    async def cancel_orders(self) -> list[CancelOrder]:
+        """Every CANCELLING job."""
+
+    async def next_due_us(self) -> int | None:
+        """When promote_jobs or expire_jobs next has something to do; None for never."""
+
+    # -- queues, tasks, pools, workers
+
+    async def declare_queues(self, queues: Sequence[QueueDeclaration]) -> None:
+        """Makes the declared queues exist as declared; keeps others that hold jobs."""
+
+    async def list_queues(self) -> list[QueueRecord]:
+        """Every queue, by name."""
+
+    async def pause_queue(self, name: str, reason: str) -> bool:
+        """Stops leases from a queue. False where there is no such queue."""
+
+    async def resume_queue(self, name: str) -> bool:
+        """Undoes pause_queue. False where there is no such queue."""
+
+    async def publish_tasks(self, tasks: Sequence[TaskRecord]) -> None:
+        """Replaces the catalogue of tasks."""
+
+    async def list_tasks(self) -> list[TaskRecord]:
+        """The catalogue, by name."""
+
+    async def publish_pools(self, pools: Sequence[PoolRecord]) -> None:
+        """Replaces the pools."""
+
+    async def list_pools(self) -> list[PoolRecord]:
+        """The pools, by name."""
+
+    async def record_workers(self, workers: Sequence[WorkerRecord]) -> None:
+        """Inserts or replaces workers; the heartbeat is set to now by the store."""
+
+    async def remove_workers(self, worker_ids: Sequence[str]) -> None:
+        """Forgets workers."""
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """The workers, by id."""

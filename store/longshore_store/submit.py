@@ -1,0 +1,254 @@
+"""Accepting jobs: all of a call or none, once per key, within the bound of the queue."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+
+from sqlalchemy import Text, func, literal_column, select
+
+from longshore_store import states
+from longshore_store.committer import KeyTaken, Transaction, Write
+from longshore_store.dialects import Dialect, Kind, Row
+from longshore_store.edges import (
+    EVENT_COLUMNS,
+    NO_NUMBER,
+    NO_TEXT,
+    NOW,
+    WRITER,
+    add_counts,
+    number,
+)
+from longshore_store.model import (
+    Accepted,
+    EventKind,
+    IdempotencyConflict,
+    NewJob,
+    QueueFull,
+    SubmitRefused,
+)
+from longshore_store.states import JobState
+from longshore_store.tables import events, job_labels, job_specs, jobs, queue_counts, queues
+from longshore_store.uniqueness import UniqueClaims
+
+_JOB: dict[str, Kind] = {
+    "id": "text",
+    "tenant": "text",
+    "task": "text",
+    "queue": "text",
+    "priority": "int",
+    "state": "int",
+    "due_us": "int",
+    "expire_us": "int",
+    "total_deadline_us": "int",
+    "total_timeout_us": "int",
+    "needs_json": "text",
+    "idempotency_key": "text",
+    "fingerprint": "text",
+    "spec": "text",
+    "payload": "text",
+}
+_HOT = tuple(_JOB)[:13]
+
+
+class SubmitWrites:
+    """The handler of the committer for submissions."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        r = self._rows = dialect.rowset("r", _JOB)
+        cells = [r.c[name] for name in _HOT]
+        self._insert_jobs = dialect.insert_new(
+            jobs,
+            [*_HOT, "sequence", "created_us", "ready_us"],
+            select(*cells, number(1), NOW, NOW).select_from(r.table),
+        )
+        self._insert_specs = dialect.insert(job_specs).from_select(
+            ["job_id", "spec", "payload"], select(r.c.id, r.c.spec, r.c.payload)
+        )
+        submitted = select(
+            r.c.id, number(1), NOW, number(0), number(EventKind.STATE), number(0), r.c.state,
+            literal_column("'SUBMITTED'", Text), NO_NUMBER, NO_TEXT,
+        )  # fmt: skip
+        self._insert_events = dialect.insert(events).from_select(list(EVENT_COLUMNS), submitted)
+        lanes = self._lanes = dialect.rowset("n", {"queue": "text", "tenant": "text", "n": "int"})
+        self._count = add_counts(
+            dialect,
+            select(
+                lanes.c.queue, lanes.c.tenant, literal_column(f"'{WRITER}'", Text), lanes.c.n,
+                number(0), number(0),
+            ).where(lanes.c.n > 0),
+        )  # fmt: skip
+        self._unique = UniqueClaims(dialect)
+
+    async def submit_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers each write with its Accepted, or refuses it whole.
+
+        The common case inserts everything of every caller at once. Where a key is taken, or a
+        job has a uniqueness claim, each call is looked at by itself.
+        """
+        await self._admit(tx, writes)
+        admitted = [w for w in writes if w.error is None]
+        if tx.look_first or any(job.unique for w in admitted for job in w.rows):
+            for write in admitted:
+                await self._submit_alone(tx, write)
+            return
+        await self._insert(tx, [job for w in admitted for job in w.rows])
+        for write in admitted:
+            write.answer = [_accepted(job, tx.now_us) for job in write.rows]
+
+    async def check_jobs(self, tx: Transaction, writes: list[Write]) -> None:
+        """Answers as submit_jobs would, each call by itself, and keeps nothing."""
+        for write in writes:
+            await self._admit(tx, [write])
+            if write.error is not None:
+                continue
+            savepoint = await tx.connection.begin_nested()
+            known = len(tx.changed)
+            await self._submit_alone(tx, write)
+            await savepoint.rollback()
+            del tx.changed[known:]
+
+    async def _admit(self, tx: Transaction, writes: list[Write]) -> None:
+        """Refuses the writes that a queue has no room for."""
+        depths = await self._depths(tx, sorted({job.queue for w in writes for job in w.rows}))
+        for write in writes:
+            wanted = Counter(job.queue for job in write.rows)
+            write.error = _refusal(write.rows, wanted, depths)
+            if write.error is None:
+                for queue, n in wanted.items():
+                    depths[queue][0] += n
+
+    async def _depths(self, tx: Transaction, names: list[str]) -> dict[str, list[int]]:
+        r = self._dialect.rowset("q", {"name": "text"})
+        waiting = (
+            select(func.coalesce(func.sum(queue_counts.c.waiting), 0))
+            .where(queue_counts.c.queue == queues.c.name)
+            .scalar_subquery()
+        )
+        query = select(queues.c.name, waiting, queues.c.maximum_waiting).select_from(
+            r.table.join(queues, queues.c.name == r.c.name)
+        )
+        rows = await self._dialect.rows(tx.connection, query, r.params([(n,) for n in names]))
+        found = {name: [int(depth), maximum] for name, depth, maximum in rows}
+        return {name: found.get(name, [0, 0]) for name in names}
+
+    async def _insert(self, tx: Transaction, new: Sequence[NewJob]) -> None:
+        if not new:
+            return
+        params = {**self._rows.params([_row(job, tx.now_us) for job in new]), "p_now": tx.now_us}
+        inserted = (await tx.connection.execute(self._insert_jobs, params)).rowcount
+        if inserted != len(new):
+            raise KeyTaken
+        await tx.connection.execute(self._insert_specs, params)
+        await tx.connection.execute(self._insert_events, params)
+        lanes = Counter((job.queue, job.tenant) for job in new)
+        counts = [(queue, tenant, n) for (queue, tenant), n in sorted(lanes.items())]
+        await tx.connection.execute(self._count, self._lanes.params(counts))
+        await self._insert_labels(tx, new)
+        tx.changed.extend(job.id for job in new)
+
+    async def _insert_labels(self, tx: Transaction, new: Sequence[NewJob]) -> None:
+        rows = [(name, value, job.id) for job in new for name, value in job.labels.items()]
+        if not rows:
+            return
+        r = self._dialect.rowset("l", {"name": "text", "value": "text", "job_id": "text"})
+        insert = self._dialect.insert(job_labels).from_select(
+            ["name", "value", "job_id"], select(r.c.name, r.c.value, r.c.job_id)
+        )
+        await tx.connection.execute(insert, r.params(rows))
+
+    async def _submit_alone(self, tx: Transaction, write: Write) -> None:
+        # A refusal must leave nothing: what a call has inserted so far goes with the savepoint.
+        savepoint = await tx.connection.begin_nested()
+        known = len(tx.changed)
+        try:
+            write.answer = await self._accept(tx, write.rows)
+        except SubmitRefused as error:
+            await savepoint.rollback()
+            del tx.changed[known:]
+            write.error = error
+        else:
+            await savepoint.commit()
+
+    async def _accept(self, tx: Transaction, new: Sequence[NewJob]) -> list[Accepted]:
+        by_key = await self._by_key(tx, new)
+        answers: list[Accepted] = []
+        fresh: list[NewJob] = []
+        for index, job in enumerate(new):
+            earlier = by_key.get((job.tenant, job.idempotency_key))
+            if earlier is not None:
+                answers.append(_repeated(index, job, earlier))
+                continue
+            existing = await self._unique.resolve(tx, index, job) if job.unique else None
+            if existing is None:
+                # A later job of this call may hold the same uniqueness key.
+                await self._insert(tx, [job]) if job.unique else fresh.append(job)
+            answers.append(existing or _accepted(job, tx.now_us))
+        await self._insert(tx, fresh)
+        return answers
+
+    async def _by_key(
+        self, tx: Transaction, new: Sequence[NewJob]
+    ) -> dict[tuple[str, str | None], Row]:
+        keys = [(job.tenant, job.idempotency_key) for job in new if job.idempotency_key]
+        if not keys:
+            return {}
+        r = self._dialect.rowset("k", {"tenant": "text", "key": "text"})
+        query = select(
+            jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.fingerprint, jobs.c.state,
+            jobs.c.created_us,
+        ).select_from(
+            r.table.join(
+                jobs,
+                (jobs.c.tenant == r.c.tenant) & (jobs.c.idempotency_key == r.c.key)
+                & jobs.c.idempotency_key.is_not(None),
+            )
+        )  # fmt: skip
+        found = await self._dialect.rows(tx.connection, query, r.params(keys))
+        return {(row[0], row[1]): row[2:] for row in found}
+
+
+def _refusal(
+    new: Sequence[NewJob], wanted: Counter[str], depths: dict[str, list[int]]
+) -> QueueFull | None:
+    for queue, n in wanted.items():
+        waiting, maximum = depths[queue]
+        if maximum and waiting + n > maximum:
+            index = next(i for i, job in enumerate(new) if job.queue == queue)
+            return QueueFull(index, queue, waiting, maximum)
+    return None
+
+
+def _repeated(index: int, job: NewJob, earlier: Row) -> Accepted:
+    job_id, fingerprint, state, created_us = earlier
+    if fingerprint != job.fingerprint:
+        raise IdempotencyConflict(index, job.idempotency_key or "", job_id)
+    return Accepted(job_id, False, JobState(state), created_us)
+
+
+def first_state(job: NewJob, now_us: int) -> JobState:
+    """Where a new job begins."""
+    due = job.due_us is not None and job.due_us > now_us
+    return states.JobState.SCHEDULED if due else states.JobState.QUEUED
+
+
+def deadlines(job: NewJob, now_us: int) -> tuple[int | None, int | None]:
+    """When waiting ends, and when everything ends."""
+    total = None if job.total_timeout_us is None else now_us + job.total_timeout_us
+    queue = None if job.queue_timeout_us is None else now_us + job.queue_timeout_us
+    return min((d for d in (queue, total) if d is not None), default=None), total
+
+
+def _row(job: NewJob, now_us: int) -> Row:
+    expire_us, total_us = deadlines(job, now_us)
+    return (
+        job.id, job.tenant, job.task, job.queue, job.priority, int(first_state(job, now_us)),
+        job.due_us, expire_us, total_us, job.total_timeout_us, job.needs_json, job.idempotency_key,
+        job.fingerprint, base64.b64encode(job.spec).decode(), job.payload,
+    )  # fmt: skip
+
+
+def _accepted(job: NewJob, now_us: int) -> Accepted:
+    return Accepted(job.id, True, first_state(job, now_us), now_us)

@@ -1,0 +1,80 @@
+"""Queues, tasks, pools and workers: what is declared, and what is up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Table, delete, select, update
+
+from longshore_store.committer import Transaction, Write
+from longshore_store.dialects import Dialect
+from longshore_store.tables import pools, queue_counts, queues, tasks, workers
+
+
+class TopologyWrites:
+    """Handlers of the committer for what changes rarely and in few rows."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    async def declare_queues(self, tx: Transaction, writes: list[Write]) -> None:
+        """Queues become as declared; an undeclared one goes unless jobs are counted in it."""
+        for write in writes:
+            for queue in write.rows:
+                await self._put(tx, queues, queue._asdict())
+            busy = select(queue_counts.c.queue).where(
+                (queue_counts.c.waiting != 0) | (queue_counts.c.active != 0)
+            )
+            names = [queue.name for queue in write.rows]
+            await tx.connection.execute(
+                delete(queues).where(queues.c.name.not_in(names), queues.c.name.not_in(busy))
+            )
+
+    async def steer_queue(self, tx: Transaction, writes: list[Write]) -> None:
+        """Pauses or resumes; answers whether there is such a queue."""
+        for write in writes:
+            paused, reason = write.options["paused"], write.options["reason"]
+            values: dict[str, Any] = {
+                "paused": paused,
+                "pause_reason": reason,
+                "paused_us": tx.now_us if paused else None,
+            }
+            statement = update(queues).where(queues.c.name == write.options["name"])
+            result = await tx.connection.execute(statement.values(values))
+            write.answer = result.rowcount > 0
+            # A resumed queue has work for schedulers that wait for a hint.
+            tx.changed.append("")
+
+    async def publish_tasks(self, tx: Transaction, writes: list[Write]) -> None:
+        """The last catalogue wins."""
+        await self._replace(tx, tasks, writes[-1])
+
+    async def publish_pools(self, tx: Transaction, writes: list[Write]) -> None:
+        """The last set of pools wins."""
+        await self._replace(tx, pools, writes[-1])
+
+    async def _replace(self, tx: Transaction, table: Table, write: Write) -> None:
+        for record in write.rows:
+            await self._put(tx, table, record._asdict())
+        names = [record.name for record in write.rows]
+        await tx.connection.execute(delete(table).where(table.c.name.not_in(names)))
+
+    async def record_workers(self, tx: Transaction, writes: list[Write]) -> None:
+        """Inserts or replaces; the heartbeat is the store's now."""
+        for write in writes:
+            for worker in write.rows:
+                values = {**worker._asdict(), "heartbeat_us": tx.now_us}
+                await self._put(tx, workers, values, key="id")
+
+    async def remove_workers(self, tx: Transaction, writes: list[Write]) -> None:
+        """Forgets workers."""
+        ids = [worker_id for write in writes for worker_id in write.rows]
+        await tx.connection.execute(delete(workers).where(workers.c.id.in_(ids)))
+
+    async def _put(
+        self, tx: Transaction, table: Table, values: Mapping[str, Any], key: str = "name"
+    ) -> None:
+        insert = self._dialect.insert(table).values(**values)
+        changes = {name: name for name in values if name != key}
+        await tx.connection.execute(self._dialect.upsert(insert, [key], changes))

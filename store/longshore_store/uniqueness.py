@@ -1,0 +1,147 @@
+"""Business deduplication: who holds a uniqueness key, and what the next one gets."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from sqlalchemy import Text, bindparam, literal_column, or_, select, update
+
+from longshore_store.committer import Transaction
+from longshore_store.dialects import Dialect, Row
+from longshore_store.edges import (
+    EVENT_COLUMNS,
+    NO_NUMBER,
+    NO_TEXT,
+    NOW,
+    WRITER,
+    add_counts,
+    number,
+    state_in,
+)
+from longshore_store.lifecycle import CancelWrites
+from longshore_store.model import (
+    Accepted,
+    EventKind,
+    NewJob,
+    OnConflict,
+    UniquenessConflict,
+)
+from longshore_store.states import TERMINAL, WAITING, JobState
+from longshore_store.tables import events, job_specs, jobs, unique_claims
+
+
+class UniqueClaims:
+    """Finds the holder of a key and does what on_conflict asks for."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._cancel = CancelWrites(dialect)
+
+    async def resolve(self, tx: Transaction, index: int, job: NewJob) -> Accepted | None:
+        """The existing job to answer with, or None where the new one is to be inserted.
+
+        Raises:
+            UniquenessConflict: the key is held and on_conflict is REJECT.
+        """
+        assert job.unique is not None
+        holder = await self._holder(tx, job)
+        if holder is None:
+            await self._claim(tx, job)
+            return None
+        job_id, state, created_us = holder
+        match job.unique.on_conflict:
+            case OnConflict.REJECT:
+                raise UniquenessConflict(index, job.unique.key, job_id)
+            case OnConflict.CANCEL_EXISTING:
+                await self._cancel.cancel(tx, [job_id], "replaced by a newer job", force=False)
+                await self._claim(tx, job)
+                return None
+            case OnConflict.REPLACE_QUEUED if state in WAITING:
+                state = await self._replace(tx, job, holder)
+        return Accepted(job_id, False, JobState(state), created_us)
+
+    async def _holder(self, tx: Transaction, job: NewJob) -> Row | None:
+        assert job.unique is not None
+        claim = unique_claims.c
+        active = jobs.c.state.not_in([number(s) for s in sorted(TERMINAL)])
+        query = (
+            select(jobs.c.id, jobs.c.state, jobs.c.created_us)
+            .select_from(unique_claims.join(jobs, jobs.c.id == claim.job_id))
+            .where(claim.tenant == job.tenant, claim.task == job.task)
+            .where(claim.key == job.unique.key)
+            .where(or_(claim.until_us > tx.now_us, claim.until_us.is_(None) & active))
+            .with_for_update(of=jobs)
+        )
+        found = (await tx.connection.execute(query)).first()
+        return tuple(found) if found else None
+
+    async def _claim(self, tx: Transaction, job: NewJob) -> None:
+        assert job.unique is not None
+        window = job.unique.window_us
+        insert = self._dialect.insert(unique_claims).values(
+            tenant=job.tenant,
+            task=job.task,
+            key=job.unique.key,
+            job_id=job.id,
+            until_us=None if window is None else tx.now_us + window,
+        )
+        changes = {"job_id": "job_id", "until_us": "until_us"}
+        await tx.connection.execute(
+            self._dialect.upsert(insert, ["tenant", "task", "key"], changes)
+        )
+
+    async def _replace(self, tx: Transaction, job: NewJob, holder: Row) -> JobState:
+        """A waiting job takes the new spec. Only its own queue counts it, before and after."""
+        from longshore_store.submit import deadlines, first_state
+
+        job_id = holder[0]
+        expire_us, total_us = deadlines(job, tx.now_us)
+        state = first_state(job, tx.now_us)
+        before = (
+            await tx.connection.execute(select(jobs.c.queue).where(jobs.c.id == job_id))
+        ).scalar_one()
+        values: dict[str, Any] = {
+            "prior_state": jobs.c.state,
+            "state": int(state),
+            "sequence": jobs.c.sequence + 1,
+            "queue": job.queue,
+            "priority": job.priority,
+            "due_us": job.due_us,
+            "expire_us": expire_us,
+            "total_deadline_us": total_us,
+            "total_timeout_us": job.total_timeout_us,
+            "needs_json": job.needs_json,
+            "fingerprint": job.fingerprint,
+        }
+        await tx.connection.execute(
+            update(jobs).where(jobs.c.id == job_id, state_in(WAITING)).values(values)
+        )
+        await tx.connection.execute(
+            update(job_specs)
+            .where(job_specs.c.job_id == job_id)
+            .values(spec=base64.b64encode(job.spec).decode(), payload=job.payload)
+        )
+        await self._tell(tx, job_id)
+        if before != job.queue:
+            await self._move_count(tx, before, job)
+        tx.changed.append(job_id)
+        return state
+
+    async def _tell(self, tx: Transaction, job_id: str) -> None:
+        query = select(
+            jobs.c.id, jobs.c.sequence, NOW, jobs.c.number, number(EventKind.STATE),
+            jobs.c.prior_state, jobs.c.state, literal_column("'REPLACED'", Text), NO_NUMBER,
+            NO_TEXT,
+        ).where(jobs.c.id == job_id)  # fmt: skip
+        insert = self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
+        await tx.connection.execute(insert, {"p_now": tx.now_us})
+
+    async def _move_count(self, tx: Transaction, before: str, job: NewJob) -> None:
+        r = self._dialect.rowset("m", {"queue": "text", "n": "int"})
+        query = select(
+            r.c.queue, bindparam("p_tenant", job.tenant, Text), bindparam("p_writer", WRITER, Text),
+            r.c.n, number(0), number(0),
+        ).where(r.c.n != 0)  # fmt: skip
+        rows = [(before, -1), (job.queue, 1)]
+        await tx.connection.execute(add_counts(self._dialect, query), r.params(rows))
