@@ -388,4 +388,4 @@ def _leased_columns() -> tuple[ColumnElement[Any], ...]:
 
 def _leased(row: Row) -> Leased:
     *facts, spec, payload, checkpoint = row
-    return Leased(*facts, base64.b64decode(spec), payload, checkpoint)
+    return Leased._make((*facts, base64.b64decode(spec), payload, checkpoint))

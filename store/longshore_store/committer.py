@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from longshore_store.dialects import Connection, Dialect
 from longshore_store.model import StoreUnavailable
 
 MAX_ROWS = 8192
@@ -51,10 +51,10 @@ class Transaction:
     look_first: find rows that exist before inserting, because an earlier try met one.
     """
 
-    connection: AsyncConnection
+    connection: Connection
     now_us: int
     look_first: bool
-    changed: list[str] = field(default_factory=list)
+    changed: list[str]
 
     def stamp(self) -> int:
         """A number that marks the rows of one transition. Unlike any mark a row carries."""
@@ -68,7 +68,7 @@ class Committer:
     """Takes writes, forms batches, commits them, answers.
 
     Args:
-        engine: the engine of the one writer.
+        dialect: whose writer runs the transactions.
         apply: runs the writes of a batch in a transaction and sets `answer` or `error` of each.
         clock: the store's time in microseconds.
         committed: told the ids of jobs that a commit changed.
@@ -76,12 +76,12 @@ class Committer:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        dialect: Dialect,
         apply: Apply,
         clock: Callable[[], int],
         committed: Callable[[list[str]], None],
     ) -> None:
-        self._engine = engine
+        self._dialect = dialect
         self._apply = apply
         self._clock = clock
         self._committed = committed
@@ -165,10 +165,13 @@ class Committer:
     async def _attempt(self, batch: list[Write], look_first: bool) -> list[str]:
         for write in batch:
             write.answer = write.error = None
-        async with self._engine.begin() as connection:
-            transaction = Transaction(connection, self._clock(), look_first)
-            await self._apply(transaction, batch)
-        return transaction.changed
+        changed: list[str] = []
+
+        async def work(connection: Connection) -> None:
+            await self._apply(Transaction(connection, self._clock(), look_first, changed), batch)
+
+        await self._dialect.transact(work)
+        return changed
 
 
 def _answer(write: Write) -> None:

@@ -9,12 +9,15 @@ row of an `executemany` and of a fetch and waits up to a switch interval to get 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import orjson
 from sqlalchemy import (
@@ -27,6 +30,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     column,
+    create_engine,
     event,
     func,
     literal_column,
@@ -34,12 +38,14 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import Connection as SyncConnection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import QueuePool
 
 Kind = Literal["text", "int"]
-Row = tuple[Any, ...]
+Row = Sequence[Any]
+T = TypeVar("T")
 READERS = 4
 
 
@@ -56,13 +62,48 @@ class Rowset:
         self.params = bind
 
 
+class Savepoint(Protocol):
+    """A point inside a transaction to go back to."""
+
+    async def commit(self) -> None:
+        """Keeps what came after it."""
+
+    async def rollback(self) -> None:
+        """Undoes what came after it."""
+
+
+class Connection(Protocol):
+    """What statements run on, inside `Dialect.transact` or `Dialect.read`."""
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Runs a statement."""
+
+    async def scalar(self, statement: Any, parameters: Any = None) -> Any:
+        """The first cell of the first row, or None."""
+
+    async def run_sync(self, work: Callable[[SyncConnection], T]) -> T:
+        """Hands the plain connection to code that is not async."""
+
+    def begin_nested(self) -> Awaitable[Savepoint]:
+        """Sets a savepoint."""
+
+
+Work = Callable[[Connection], Coroutine[Any, Any, T]]
+
+
 class Dialect(Protocol):
     """What differs between the two databases."""
 
     name: str
 
-    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
-        """The engine of the one writer, and that of readers."""
+    async def transact(self, work: Work[T]) -> T:
+        """Runs `work` in one transaction of the one writer and commits it."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Runs `work`, which only reads, on a connection of its own."""
+
+    async def close(self) -> None:
+        """Disconnects: readers first, so that the writer is the one that checkpoints."""
 
     def lock(self) -> None:
         """Takes what keeps a second process out. Raises StoreLocked."""
@@ -74,7 +115,7 @@ class Dialect(Protocol):
         """A rowset with these columns; `name` is its alias and the prefix of its parameters."""
 
     async def rows(
-        self, connection: AsyncConnection, query: Select[Any], params: Mapping[str, Any]
+        self, connection: Connection, query: Select[Any], params: Mapping[str, Any]
     ) -> Sequence[Row]:
         """Every row of a query, in one call into the driver."""
 
@@ -89,7 +130,7 @@ class Dialect(Protocol):
     def insert(self, table: Table) -> Insert:
         """An insert that upsert() takes."""
 
-    async def clock_offset_us(self, connection: AsyncConnection, known: int | None) -> int:
+    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
         """What to add to this process's monotonic clock to get the store's time.
 
         `known` is what it was before, None at the start.
@@ -97,14 +138,14 @@ class Dialect(Protocol):
 
 
 def make_dialect(url: str) -> Dialect:
-    """The dialect of a database URL: sqlite+aiosqlite or postgresql+asyncpg.
+    """The dialect of a database URL: sqlite:///PATH or postgresql://...
 
     Raises:
         ValueError: it is neither.
     """
     parsed = make_url(url)
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
-        return SqliteDialect(parsed.set(drivername="sqlite+aiosqlite"))
+        return SqliteDialect(parsed.set(drivername="sqlite"))
     if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
         return PostgresDialect(parsed.set(drivername="postgresql+asyncpg"))
     raise ValueError(f"store {parsed.drivername!r} is neither sqlite nor postgresql")
@@ -118,22 +159,27 @@ class SqliteDialect:
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
-            raise ValueError("the SQLite store needs a file: sqlite+aiosqlite:///PATH")
-        self._url = url
+            raise ValueError("the SQLite store needs a file: sqlite:///PATH")
         self._path = Path(url.database)
         self._lock_fd: int | None = None
 
-    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
-        writer = create_async_engine(
-            self._url, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0
-        )
-        event.listen(writer.sync_engine, "connect", _prepare_writer)
-        event.listen(writer.sync_engine, "begin", _begin_immediate)
-        reader = create_async_engine(
-            self._url, poolclass=AsyncAdaptedQueuePool, pool_size=READERS, max_overflow=0
-        )
-        event.listen(reader.sync_engine, "connect", _prepare_reader)
-        return writer, reader
+        # One thread for each connection: a whole transaction is one hop off the event loop.
+        self._writer = _engine(url, _prepare_writer)
+        event.listen(self._writer, "begin", _begin_immediate)
+        self._writing = ThreadPoolExecutor(1, "store-writer")
+        self._reader = _engine(url, _prepare_reader)
+        self._reading = ThreadPoolExecutor(READERS, "store-reader")
+
+    async def transact(self, work: Work[T]) -> T:
+        return await _in_thread(self._writing, self._writer.begin, work)
+
+    async def read(self, work: Work[T]) -> T:
+        return await _in_thread(self._reading, self._reader.connect, work)
+
+    async def close(self) -> None:
+        for threads, engine in ((self._reading, self._reader), (self._writing, self._writer)):
+            await asyncio.to_thread(threads.shutdown)
+            engine.dispose()
 
     def lock(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +202,11 @@ class SqliteDialect:
 
     def rowset(self, name: str, columns: Mapping[str, Kind]) -> Rowset:
         source = func.json_each(bindparam(f"{name}_rows", type_=Text)).table_valued("value")
-        cells = [literal_column(f"value ->> {i}").label(c) for i, c in enumerate(columns)]
+        cells: list[Any] = [
+            literal_column(f"value ->> {i}").label(c) for i, c in enumerate(columns)
+        ]
         table = select(*cells).select_from(source).subquery(name)
+
         def bind(rows: Sequence[Row]) -> dict[str, Any]:
             # `default` is for named tuples, which orjson does not take for tuples.
             return {f"{name}_rows": orjson.dumps(rows, default=tuple).decode()}
@@ -165,7 +214,7 @@ class SqliteDialect:
         return Rowset(table, bind)
 
     async def rows(
-        self, connection: AsyncConnection, query: Select[Any], params: Mapping[str, Any]
+        self, connection: Connection, query: Select[Any], params: Mapping[str, Any]
     ) -> Sequence[Row]:
         inner = query.subquery()
         packed = select(func.json_group_array(func.json_array(*inner.c)))
@@ -185,7 +234,7 @@ class SqliteDialect:
     def insert(self, table: Table) -> Insert:
         return sqlite.insert(table)
 
-    async def clock_offset_us(self, connection: AsyncConnection, known: int | None) -> int:
+    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
         # One process: the wall clock is read once, so that it may jump without harm.
         return time.time_ns() // 1000 - time.monotonic_ns() // 1000 if known is None else known
 
@@ -196,9 +245,7 @@ class PostgresDialect:
     name = "postgresql"
 
     def __init__(self, url: URL) -> None:
-        self._url = url
 
-    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
         # A hung server must not hang a caller: each statement has a deadline, and a dead
         # connection is noticed when it is taken from the pool.
         options: dict[str, Any] = {
@@ -206,15 +253,22 @@ class PostgresDialect:
             "pool_pre_ping": True,
             "pool_timeout": 5,
         }
-        writer = create_async_engine(self._url, pool_size=1, max_overflow=0, **options)
-        reader = create_async_engine(
-            self._url,
-            pool_size=READERS,
-            max_overflow=READERS,
-            isolation_level="AUTOCOMMIT",
-            **options,
+        self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
+        self._reader = create_async_engine(
+            url, pool_size=READERS, max_overflow=READERS, isolation_level="AUTOCOMMIT", **options
         )
-        return writer, reader
+
+    async def transact(self, work: Work[T]) -> T:
+        async with self._writer.begin() as connection:
+            return await work(connection)
+
+    async def read(self, work: Work[T]) -> T:
+        async with self._reader.connect() as connection:
+            return await work(connection)
+
+    async def close(self) -> None:
+        await self._reader.dispose()
+        await self._writer.dispose()
 
     def lock(self) -> None:
         """Nothing: writers are fenced by term and guarded by state."""
@@ -223,9 +277,14 @@ class PostgresDialect:
         """Nothing."""
 
     def rowset(self, name: str, columns: Mapping[str, Kind]) -> Rowset:
-        types = {"text": postgresql.ARRAY(Text), "int": postgresql.ARRAY(BigInteger)}
+        types: dict[Kind, Any] = {
+            "text": postgresql.ARRAY(Text),
+            "int": postgresql.ARRAY(BigInteger),
+        }
         keys = [f"{name}_{c}" for c in columns]
-        binds = [bindparam(k, type_=types[t]) for k, t in zip(keys, columns.values(), strict=True)]
+        binds: list[Any] = [
+            bindparam(k, type_=types[t]) for k, t in zip(keys, columns.values(), strict=True)
+        ]
         cells = [column(c, BigInteger if t == "int" else Text) for c, t in columns.items()]
         table = func.unnest(*binds).table_valued(*cells, name=name).render_derived()
 
@@ -237,7 +296,7 @@ class PostgresDialect:
         return Rowset(table, bind)
 
     async def rows(
-        self, connection: AsyncConnection, query: Select[Any], params: Mapping[str, Any]
+        self, connection: Connection, query: Select[Any], params: Mapping[str, Any]
     ) -> Sequence[Row]:
         return cast("Sequence[Row]", (await connection.execute(query, params)).all())
 
@@ -252,11 +311,72 @@ class PostgresDialect:
     def insert(self, table: Table) -> Insert:
         return postgresql.insert(table)
 
-    async def clock_offset_us(self, connection: AsyncConnection, known: int | None) -> int:
+    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
         before = time.monotonic_ns() // 1000
         seconds = await connection.scalar(select(func.extract("epoch", func.clock_timestamp())))
         after = time.monotonic_ns() // 1000
         return int(seconds * 1_000_000) - (before + after) // 2
+
+
+class _ThreadConnection:
+    """A plain connection in the shape of `Connection`; nothing it awaits ever suspends."""
+
+    def __init__(self, connection: SyncConnection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        return self._connection.execute(statement, parameters)
+
+    async def scalar(self, statement: Any, parameters: Any = None) -> Any:
+        return self._connection.scalar(statement, parameters)
+
+    async def run_sync(self, work: Callable[[SyncConnection], T]) -> T:
+        return work(self._connection)
+
+    async def begin_nested(self) -> Savepoint:
+        return _ThreadSavepoint(self._connection.begin_nested())
+
+
+class _ThreadSavepoint:
+    def __init__(self, savepoint: Any) -> None:
+        self._savepoint = savepoint
+
+    async def commit(self) -> None:
+        self._savepoint.commit()
+
+    async def rollback(self) -> None:
+        self._savepoint.rollback()
+
+
+async def _in_thread(
+    threads: ThreadPoolExecutor,
+    connect: Callable[[], AbstractContextManager[SyncConnection]],
+    work: Work[T],
+) -> T:
+    def run() -> T:
+        with connect() as connection:
+            return _finish(work(_ThreadConnection(connection)))
+
+    return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never suspends: on a thread's connection every await is done."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    work.close()
+    raise RuntimeError("a statement of a SQLite transaction waited for the event loop")
+
+
+def _engine(url: URL, prepare: Callable[[Any, Any], None]) -> Engine:
+    engine = create_engine(
+        url, poolclass=QueuePool, pool_size=READERS, connect_args={"check_same_thread": False}
+    )
+    event.listen(engine, "connect", prepare)
+    return engine
 
 
 def _upsert(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from longshore_store.dialects import Dialect, Row
+from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number, state_in
 from longshore_store.model import (
     ActiveAttempt,
@@ -33,7 +32,7 @@ class DispatchReads:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
 
-    async def lanes(self, connection: AsyncConnection) -> list[Lane]:
+    async def lanes(self, connection: Connection) -> list[Lane]:
         """Unpaused lanes with waiting jobs, by name."""
         waiting = func.sum(queue_counts.c.waiting)
         query = (
@@ -47,9 +46,7 @@ class DispatchReads:
         rows = await self._dialect.rows(connection, query, {})
         return [Lane(queue, tenant, int(n)) for queue, tenant, n in rows]
 
-    async def heads(
-        self, connection: AsyncConnection, lanes: Sequence[tuple[Lane, int]]
-    ) -> list[Head]:
+    async def heads(self, connection: Connection, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
         """The first jobs of each lane."""
         found: list[Row] = []
         for start in range(0, len(lanes), _LANES_A_QUERY):
@@ -58,7 +55,7 @@ class DispatchReads:
             found.extend(await self._dialect.rows(connection, query, {}))
         return [Head(*row) for row in found]
 
-    async def active(self, connection: AsyncConnection) -> list[ActiveAttempt]:
+    async def active(self, connection: Connection) -> list[ActiveAttempt]:
         """LEASED and RUNNING jobs, and CANCELLING ones."""
         c = jobs.c
         query = (
@@ -70,7 +67,7 @@ class DispatchReads:
         )  # fmt: skip
         return [_active(row) for row in await self._dialect.rows(connection, query, {})]
 
-    async def cancels(self, connection: AsyncConnection) -> list[CancelOrder]:
+    async def cancels(self, connection: Connection) -> list[CancelOrder]:
         """CANCELLING jobs."""
         c = jobs.c
         # All three states, so that the index of held jobs serves it.
@@ -82,7 +79,7 @@ class DispatchReads:
             CancelOrder(i, fence, worker or "", bool(force)) for i, fence, worker, force, _ in rows
         ]
 
-    async def next_due_us(self, connection: AsyncConnection) -> int | None:
+    async def next_due_us(self, connection: Connection) -> int | None:
         """The earliest of what promote_jobs and expire_jobs wait for."""
         due = select(func.min(jobs.c.due_us)).where(jobs.c.state.in_([number(1), number(6)]))
         expire = select(func.min(jobs.c.expire_us)).where(
@@ -94,7 +91,7 @@ class DispatchReads:
         ).one()
         return min((t for t in row if t is not None), default=None)
 
-    async def queues(self, connection: AsyncConnection) -> list[QueueRecord]:
+    async def queues(self, connection: Connection) -> list[QueueRecord]:
         """Every queue with its counters summed."""
         q, n = queues.c, queue_counts.c
         sums = [func.coalesce(func.sum(column), 0) for column in (n.waiting, n.active, n.drained)]
@@ -108,18 +105,18 @@ class DispatchReads:
         rows = await self._dialect.rows(connection, query, {})
         return [_queue(row) for row in rows]
 
-    async def tasks(self, connection: AsyncConnection) -> list[TaskRecord]:
+    async def tasks(self, connection: Connection) -> list[TaskRecord]:
         """The catalogue."""
         query = select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
         return [TaskRecord(*row) for row in await self._dialect.rows(connection, query, {})]
 
-    async def pools(self, connection: AsyncConnection) -> list[PoolRecord]:
+    async def pools(self, connection: Connection) -> list[PoolRecord]:
         """The pools."""
         query = select(*pools.c).order_by(pools.c.name)
         rows = await self._dialect.rows(connection, query, {})
-        return [PoolRecord(*row[:-1], bool(row[-1])) for row in rows]
+        return [PoolRecord._make((*row[:-1], bool(row[-1]))) for row in rows]
 
-    async def workers(self, connection: AsyncConnection) -> list[WorkerRecord]:
+    async def workers(self, connection: Connection) -> list[WorkerRecord]:
         """The workers."""
         query = select(*workers.c).order_by(workers.c.id)
         return [WorkerRecord(*row) for row in await self._dialect.rows(connection, query, {})]
@@ -138,12 +135,12 @@ def _head(lane: Lane, limit: int) -> Any:
 
 def _active(row: Row) -> ActiveAttempt:
     job_id, fence, num, state, tenant, task, queue, worker, *counts, spec = row
-    return ActiveAttempt(
-        job_id, fence, num, JobState(state), tenant, task, queue, worker or "", *counts,
-        base64.b64decode(spec),
-    )  # fmt: skip
+    spec = base64.b64decode(spec)
+    return ActiveAttempt._make(
+        (job_id, fence, num, JobState(state), tenant, task, queue, worker or "", *counts, spec)
+    )
 
 
 def _queue(row: Row) -> QueueRecord:
     name, paused, *facts, waiting, active, drained = row
-    return QueueRecord(name, bool(paused), *facts, int(waiting), int(active), int(drained))
+    return QueueRecord._make((name, bool(paused), *facts, int(waiting), int(active), int(drained)))

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from longshore_store.dialects import Dialect, Row
+from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number
 from longshore_store.model import (
     AttemptRecord,
@@ -58,7 +57,7 @@ class JobReads:
         self._dialect = dialect
 
     async def by_id(
-        self, connection: AsyncConnection, job_ids: Sequence[str], full: bool
+        self, connection: Connection, job_ids: Sequence[str], full: bool
     ) -> list[JobRecord]:
         """Those that exist."""
         r = self._dialect.rowset("r", {"id": "text"})
@@ -67,9 +66,7 @@ class JobReads:
         rows = await self._dialect.rows(connection, query, r.params([(i,) for i in job_ids]))
         return await self._records(connection, rows, full)
 
-    async def page(
-        self, connection: AsyncConnection, wanted: JobQuery, full: bool
-    ) -> list[JobRecord]:
+    async def page(self, connection: Connection, wanted: JobQuery, full: bool) -> list[JobRecord]:
         """One page, in order."""
         query = select(*_columns(full)).select_from(_SOURCE)
         for condition in _conditions(wanted):
@@ -79,7 +76,7 @@ class JobReads:
         return await self._records(connection, rows, full)
 
     async def _records(
-        self, connection: AsyncConnection, rows: Sequence[Row], full: bool
+        self, connection: Connection, rows: Sequence[Row], full: bool
     ) -> list[JobRecord]:
         if not full:
             return [_record(row) for row in rows]
@@ -87,7 +84,7 @@ class JobReads:
         return [_full_record(row, ended[row[0]]) for row in rows]
 
     async def _attempts(
-        self, connection: AsyncConnection, job_ids: Sequence[str]
+        self, connection: Connection, job_ids: Sequence[str]
     ) -> defaultdict[str, list[AttemptRecord]]:
         r = self._dialect.rowset("r", {"id": "text"})
         c = attempts.c
@@ -103,9 +100,7 @@ class JobReads:
             found[job_id].append(_attempt(facts))
         return found
 
-    async def changes(
-        self, connection: AsyncConnection, cursors: Mapping[str, int]
-    ) -> list[JobChanges]:
+    async def changes(self, connection: Connection, cursors: Mapping[str, int]) -> list[JobChanges]:
         """State, progress and the next events of watched jobs."""
         r = self._dialect.rowset("r", {"id": "text", "after": "int"})
         params = r.params(list(cursors.items()))
@@ -114,7 +109,7 @@ class JobReads:
         return [_changes(head, events_of[head[0]]) for head in heads]
 
     async def _events(
-        self, connection: AsyncConnection, r: Any, params: Mapping[str, Any]
+        self, connection: Connection, r: Any, params: Mapping[str, Any]
     ) -> defaultdict[str, list[EventRecord]]:
         e = events.c
         query = (
@@ -159,7 +154,7 @@ def _changes(head: Row, found: list[EventRecord]) -> JobChanges:
     job_id, state, sequence, *rest = head
     # Read by a later statement, events may be ahead of the row; those wait for the next read.
     seen = tuple(e for e in found if e.sequence <= sequence)
-    return JobChanges(job_id, JobState(state), sequence, *rest, seen)
+    return JobChanges._make((job_id, JobState(state), sequence, *rest, seen))
 
 
 def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
@@ -168,10 +163,8 @@ def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
 
 def _record(row: Row, **more: Any) -> JobRecord:
     (job_id, tenant, task, queue, priority, state, *numbers, spec, progress, failure) = row[:21]
-    return JobRecord(
-        job_id, tenant, task, queue, priority, JobState(state), *numbers,
-        spec=base64.b64decode(spec), progress_json=progress, failure_json=failure, **more,
-    )  # fmt: skip
+    facts = (job_id, tenant, task, queue, priority, JobState(state), *numbers)
+    return JobRecord(*facts, *(base64.b64decode(spec), progress, failure), **more)
 
 
 def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
@@ -192,8 +185,8 @@ def _with_attempts(record: JobRecord, found: list[AttemptRecord]) -> JobRecord:
 
 def _attempt(facts: Sequence[Any]) -> AttemptRecord:
     fence, num, run, worker, *times, failure_class, failure, devices = facts
-    return AttemptRecord(
-        fence, num, run, worker or "", *times, failure_class, failure, devices or "[]"
+    return AttemptRecord._make(
+        (fence, num, run, worker or "", *times, failure_class, failure, devices or "[]")
     )
 
 

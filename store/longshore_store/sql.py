@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from longshore_store import model as m
 from longshore_store.attempts import AttemptWrites
 from longshore_store.committer import Committer, Transaction, Write, unavailable
-from longshore_store.dialects import make_dialect
+from longshore_store.dialects import Work, make_dialect
 from longshore_store.dispatch import DispatchReads
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
@@ -25,6 +23,7 @@ from longshore_store.submit import SubmitWrites
 from longshore_store.topology import TopologyWrites
 
 Handler = Callable[[Transaction, list[Write]], Any]
+T = TypeVar("T")
 READ_DEADLINE = 20.0
 
 
@@ -32,14 +31,13 @@ class SqlStore:
     """The durable state, in one database.
 
     Args:
-        url: sqlite+aiosqlite:///PATH or postgresql+asyncpg://...
+        url: sqlite:///PATH or postgresql://...
         clock: microseconds since the epoch; by default the database's time, carried on by this
             process's monotonic clock, so that a wall clock that jumps expires nothing.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], int] | None = None) -> None:
         self._dialect = make_dialect(url)
-        self._writer, self._reader = self._dialect.engines()
         self._clock = clock
         self._offset_us = 0
         self._last_us = 0
@@ -101,20 +99,18 @@ class SqlStore:
         """
         self._dialect.lock()
         try:
-            async with self._writer.begin() as connection:
-                await connection.run_sync(migrate)
-                self._offset_us = await self._dialect.clock_offset_us(connection, None)
+            await self._dialect.transact(lambda connection: connection.run_sync(migrate))
+            await self._set_clock(None)
         except Exception as error:
             self._dialect.unlock()
             raise unavailable(error) from error
-        self._committer = Committer(self._writer, self._apply, self.now_us, self._committed)
+        self._committer = Committer(self._dialect, self._apply, self.now_us, self._committed)
 
     async def close(self) -> None:
-        """Commits what waits, then disconnects: readers first, so that the writer checkpoints."""
+        """Commits what waits, then disconnects."""
         if self._committer is not None:
             await self._committer.close()
-        await self._reader.dispose()
-        await self._writer.dispose()
+        await self._dialect.close()
         self._dialect.unlock()
 
     def now_us(self) -> int:
@@ -122,6 +118,9 @@ class SqlStore:
         now = self._clock() if self._clock else time.monotonic_ns() // 1000 + self._offset_us
         self._last_us = max(self._last_us, now)
         return self._last_us
+
+    async def _set_clock(self, known: int | None) -> None:
+        self._offset_us = await self._read(lambda c: self._dialect.clock_offset_us(c, known))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Hints after commits of this process."""
@@ -174,8 +173,7 @@ class SqlStore:
 
     async def lead(self, leader_id: str, ttl_us: int) -> int | None:
         """See Store. Also sets the clock by the database's."""
-        async with self._reading() as connection:
-            self._offset_us = await self._dialect.clock_offset_us(connection, self._offset_us)
+        await self._set_clock(self._offset_us)
         answer: int | None = await self._write("lead", leader_id=leader_id, ttl_us=ttl_us)
         return answer
 
@@ -278,11 +276,10 @@ class SqlStore:
 
     # -- reading
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def _read(self, work: Work[T]) -> T:
         try:
-            async with asyncio.timeout(READ_DEADLINE), self._reader.connect() as connection:
-                yield connection
+            async with asyncio.timeout(READ_DEADLINE):
+                return await self._dialect.read(work)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
 
@@ -293,60 +290,48 @@ class SqlStore:
 
     async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[m.JobRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._jobs.by_id(connection, job_ids, full)
+        return await self._read(lambda c: self._jobs.by_id(c, job_ids, full))
 
     async def list_jobs(self, query: m.JobQuery, *, full: bool = False) -> list[m.JobRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._jobs.page(connection, query, full)
+        return await self._read(lambda c: self._jobs.page(c, query, full))
 
     async def read_changes(self, cursors: Mapping[str, int]) -> list[m.JobChanges]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._jobs.changes(connection, cursors)
+        return await self._read(lambda c: self._jobs.changes(c, cursors))
 
     async def waiting_lanes(self) -> list[m.Lane]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.lanes(connection)
+        return await self._read(lambda c: self._dispatch.lanes(c))
 
     async def queue_heads(self, lanes: Sequence[tuple[m.Lane, int]]) -> list[m.Head]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.heads(connection, lanes)
+        return await self._read(lambda c: self._dispatch.heads(c, lanes))
 
     async def active_attempts(self) -> list[m.ActiveAttempt]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.active(connection)
+        return await self._read(lambda c: self._dispatch.active(c))
 
     async def cancel_orders(self) -> list[m.CancelOrder]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.cancels(connection)
+        return await self._read(lambda c: self._dispatch.cancels(c))
 
     async def next_due_us(self) -> int | None:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.next_due_us(connection)
+        return await self._read(lambda c: self._dispatch.next_due_us(c))
 
     async def list_queues(self) -> list[m.QueueRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.queues(connection)
+        return await self._read(lambda c: self._dispatch.queues(c))
 
     async def list_tasks(self) -> list[m.TaskRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.tasks(connection)
+        return await self._read(lambda c: self._dispatch.tasks(c))
 
     async def list_pools(self) -> list[m.PoolRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.pools(connection)
+        return await self._read(lambda c: self._dispatch.pools(c))
 
     async def list_workers(self) -> list[m.WorkerRecord]:
         """See Store."""
-        async with self._reading() as connection:
-            return await self._dispatch.workers(connection)
+        return await self._read(lambda c: self._dispatch.workers(c))
