@@ -1,0 +1,1 @@
+"""Measurements, each beside a limit measured in the same run. No test depends on them."""

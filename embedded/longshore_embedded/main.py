@@ -1,0 +1,123 @@
+"""The small parent: starts the service, restarts it when it dies, leaves nothing behind.
+
+It imports neither gRPC nor Ray, so it has little to die of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from longshore.cli.up import UpOptions
+from longshore_embedded.addresses import UnusableAddress, check_address
+from longshore_embedded.processes import adopt_orphans, end_descendants
+
+EXIT_USAGE = 2
+"""What the service ends with when starting it again would fail again; it has said why."""
+
+STOP_GRACE = 60.0
+ORPHAN_GRACE = 3.0
+LONGEST_BACKOFF = 30.0
+STEADY_AFTER = 60.0
+
+
+def run(options: UpOptions) -> int:
+    """Runs the service until SIGTERM or SIGINT. Returns the exit status of the command."""
+    try:
+        check_address(options.listen, insecure=options.insecure)
+        options.data.mkdir(parents=True, exist_ok=True)
+    except (UnusableAddress, OSError) as error:
+        print(f"longshore up: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    adopt_orphans()
+    return Supervisor(options).run()
+
+
+class Supervisor:
+    """Keeps one service process alive."""
+
+    def __init__(self, options: UpOptions) -> None:
+        self._options = options
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        self._failures = 0
+
+    def run(self) -> int:
+        """Starts the service and restarts it until told to stop, or until it is no use."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        while True:
+            began = time.monotonic()
+            status = self._run_once()
+            if self._stopping or status in (0, EXIT_USAGE):
+                return 0 if self._stopping else status
+            self._failures = 0 if time.monotonic() - began > STEADY_AFTER else self._failures + 1
+            self._announce(status)
+            self._pause(min(LONGEST_BACKOFF, 0.1 * 2**self._failures))
+            if self._stopping:
+                return 0
+
+    def _run_once(self) -> int:
+        with _ray_folder() as folder:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "longshore_embedded.service", _packed(self._options, folder)]
+            )
+            if self._stopping:  # the signal came before there was a child to pass it on to
+                self._child.terminate()
+            status = self._wait()
+            # A killed service leaves Ray's processes; they are this process's children by now.
+            end_descendants(ORPHAN_GRACE)
+        return status
+
+    def _wait(self) -> int:
+        assert self._child is not None
+        while not self._stopping:
+            try:
+                return self._child.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                continue
+        try:
+            return self._child.wait(timeout=STOP_GRACE)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            return self._child.wait()
+
+    def _stop(self, _signum: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+    def _announce(self, status: int) -> None:
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        print(f"longshore up: the service died ({how}); starting it again", file=sys.stderr)
+
+    def _pause(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _packed(options: UpOptions, ray_folder: Path) -> str:
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
+    return json.dumps({**values, "ray_folder": str(ray_folder), "parent_pid": os.getpid()})
+
+
+@contextmanager
+def _ray_folder() -> Iterator[Path]:
+    # Ray's sockets lie in it and a socket's path has 107 characters; data folders may be long.
+    folder = Path(tempfile.mkdtemp(prefix="longshore-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

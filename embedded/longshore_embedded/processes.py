@@ -1,0 +1,86 @@
+"""Linux process calls that leave nothing behind: adopt orphans, find and end descendants."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants whose own parent dies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int, how: signal.Signals) -> None:
+    """Asks for a signal when the parent ends, and ends now if it already has."""
+    _prctl(_PR_SET_PDEATHSIG, how)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), how)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def descendants(pid: int) -> list[int]:
+    """Every living process below `pid`, children before grandchildren; zombies left out."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    wanted = [pid]
+    while wanted:
+        below = children.get(wanted.pop(), [])
+        found.extend(below)
+        wanted.extend(below)
+    return found
+
+
+def _parent(entry: Path) -> int | None:
+    try:
+        text = (entry / "stat").read_text()
+    except OSError:  # it ended meanwhile
+        return None
+    # The name in parentheses may hold anything, spaces and parentheses too.
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return None if state == "Z" else int(parent)
+
+
+def end_descendants(grace: float) -> int:
+    """Ends all below this process: TERM, and KILL after `grace` seconds. Returns how many."""
+    doomed = descendants(os.getpid())
+    _signal_all(doomed, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(0.02)
+    while left:
+        _signal_all(left, signal.SIGKILL)
+        _reap()
+        time.sleep(0.02)
+        left = descendants(os.getpid())
+    _reap()
+    return len(doomed)
+
+
+def _signal_all(pids: list[int], how: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
+
+
+def _reap() -> None:
+    """Takes the exit status of orphans that were adopted."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

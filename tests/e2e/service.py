@@ -1,0 +1,116 @@
+"""`longshore up` as a user runs it: processes of its own, ended by pid."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from longshore_embedded.processes import descendants
+
+T = TypeVar("T")
+LONGSHORE = Path(sys.executable).with_name("longshore")
+HERE = Path(__file__).parent
+_LISTENS = re.compile(r"listens on (\S+),")
+SETTINGS = """
+tasks = ["e2e_tasks"]
+[queues.default]
+[queues.held]
+[queues.small]
+maximum_waiting = 3
+[pools.cpu]
+cpu = 4
+memory = 4294967296
+maximum_runners = 12
+[pools.gpu]
+cpu = 1
+gpu = 1
+gpu_memory = 17179869184
+accelerators = ["simulated"]
+[scheduler]
+sweep_interval = 0.2
+"""
+
+
+def until(what: Callable[[], T], deadline: float = 60.0) -> T:
+    """Waits until `what()` is true and returns it; fails with its last value."""
+    end = time.monotonic() + deadline
+    while not (found := what()):
+        assert time.monotonic() < end, f"still {found!r} after {deadline} s"
+        time.sleep(0.02)
+    return found
+
+
+class Service:
+    """One data folder and the process that serves it, started and killed at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.log = folder / "log"
+        self.config = folder / "longshore.toml"
+        self.config.write_text(SETTINGS)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.target = ""
+
+    def start(self, listen: str = "127.0.0.1:0") -> str:
+        """Starts it and waits until it listens. Returns where."""
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [LONGSHORE, "up", "--data", self.data, "--listen", listen]
+                + ["--config", self.config, "--simulate-gpus", "1"],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(HERE)},
+            )
+        self.target = until(self._listens)
+        return self.target
+
+    def _listens(self) -> str:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        found = _LISTENS.findall(self.log.read_text())
+        return found[-1] if found else ""
+
+    def restarted(self) -> bool:
+        """True once the parent has started the service again after a death."""
+        return len(_LISTENS.findall(self.log.read_text())) > 1
+
+    def processes(self) -> list[int]:
+        """Every process of it: the parent, the service, Ray, workers and runners."""
+        assert self.process is not None
+        return [self.process.pid, *descendants(self.process.pid)]
+
+    def service_pid(self) -> int:
+        """The process that holds server and scheduler: the parent's child."""
+        assert self.process is not None
+        return descendants(self.process.pid)[0]
+
+    def stop(self) -> int:
+        """SIGTERM, as an init system would; returns the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL to the parent and the service at once."""
+        assert self.process is not None
+        service = self.service_pid()
+        self.process.kill()
+        os.kill(service, signal.SIGKILL)
+        self.process.wait(10)
+
+
+def alive(pid: int) -> bool:
+    """True while there is such a process and it is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
