@@ -1,9 +1,9 @@
 """What task code is written with: light, and free of Ray and gRPC.
 
-    from longshore import Context, Resources, task
+from longshore import Context, Resources, task
 
-    @task(queue="fast", resources=Resources(cpu=1))
-    def resize(ctx: Context, params: ResizeParams) -> ResizeResult: ...
+@task(queue="fast", resources=Resources(cpu=1))
+def resize(ctx: Context, params: ResizeParams) -> ResizeResult: ...
 """
 
 from longshore.sdk.artifacts import Artifact, Artifacts

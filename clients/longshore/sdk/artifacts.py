@@ -26,9 +26,14 @@ class Artifact:
 class Artifacts:
     """The files of one attempt, in a folder that no other attempt writes to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = folder
         self._names: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie; made by the first `write`."""
+        return Path(self._folder)
 
     def write(self, name: str, *, media_type: str = "") -> Path:
         """Declares an artifact and returns the path to write it to.

@@ -13,6 +13,7 @@ from longshore.sdk.artifacts import Artifacts
 from longshore.sdk.failures import JobCancelled
 
 Json = Any
+_LOG = logging.getLogger("longshore.task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Context:
         restored: the newest checkpoint of an earlier attempt, or None.
         inputs: large inputs by name, as local files.
         artifacts: where large outputs go.
-        scratch: an empty folder, deleted when the attempt ends.
+        scratch: an empty folder, made at first use and deleted when the attempt ends.
         devices: the devices this attempt may use, by name.
         log: a logger whose records become log events of the job.
     """
@@ -84,7 +85,7 @@ class Context:
         tenant: str,
         channel: Channel,
         artifacts: Artifacts,
-        scratch: Path,
+        scratch: Path | str,
         inputs: Mapping[str, Input] | None = None,
         restored: Json = None,
         devices: tuple[str, ...] = (),
@@ -94,14 +95,24 @@ class Context:
         self.attempt = attempt
         self.tenant = tenant
         self.artifacts = artifacts
-        self.scratch = scratch
+        self._scratch: Path | str = scratch  # a Path is made once it is asked for: it is slow
+        self._scratch_made = False
         self.inputs = dict(inputs or {})
         self.restored = restored
         self.devices = devices
-        self.log = logging.getLogger("longshore.task")
+        self.log = _LOG
         self._channel = channel
         self._deadline = deadline
         self._highest = 0.0
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of this attempt alone, made at first use."""
+        path = Path(self._scratch)
+        if not self._scratch_made:
+            path.mkdir(parents=True, exist_ok=True)
+            self._scratch_made = True
+        return path
 
     @property
     def cancelled(self) -> bool:

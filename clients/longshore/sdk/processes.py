@@ -63,7 +63,10 @@ def popen(args: Sequence[str], **kwargs: Any) -> subprocess.Popen[bytes]:
     if os.sep not in program and shutil.which(program, path=search) is None:
         raise FileNotFoundError(2, "no such program in PATH; install it or give its path", program)
     prefix = [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid())]
-    process = _spawner().submit(subprocess.Popen, [*prefix, program, *rest], **kwargs).result()
+    command = [*prefix, program, *rest]
+    process: subprocess.Popen[bytes] = (
+        _spawner().submit(lambda: subprocess.Popen(command, **kwargs)).result()
+    )
     process.args = [program, *rest]  # what exceptions show
     return process
 

@@ -173,5 +173,3 @@ def _collect(module: ModuleType, found: dict[str, Task]) -> None:
             raise TaskDeclarationError(
                 f"task {value.name!r} is declared twice; the second is in {module.__name__}"
             )
-
-

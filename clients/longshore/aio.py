@@ -1,0 +1,387 @@
+"""AsyncClient: Longshore from asyncio.
+
+async with AsyncClient() as client:
+    handle = await client.submit("resize", {"width": 320}, inputs={"image": "cat.png"})
+    print(await handle.result(timeout=60))
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import grpc
+
+from longshore.batches import IN_FLIGHT, Items, Pipeline, new_key
+from longshore.calls import Calls, Repeat, Timing
+from longshore.handle import JobHandle
+from longshore.specs import Payload, SpecOptions, job_spec, to_duration
+from longshore.v1 import (
+    job_pb2,
+    job_service_pb2,
+    pool_service_pb2,
+    queue_service_pb2,
+    task_service_pb2,
+)
+from longshore.watching import Event, Watch
+
+if TYPE_CHECKING:
+    from longshore.calls import Method
+    from longshore.sdk import Task
+
+__all__ = ["DEFAULT_TARGET", "AsyncClient", "JobHandle"]
+
+DEFAULT_TARGET = "127.0.0.1:7233"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_RECONNECT_TIMEOUT = 300.0
+PAGE_SIZE = 1000
+# The server caps a long-poll at 60 s.
+LONGEST_POLL = 60.0
+
+T = TypeVar("T")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class AsyncClient:
+    """A connection to one Longshore service, for one event loop.
+
+    The channel opens at the first call. Every method takes `timeout`, in seconds for all its
+    tries together, the client's where None; idempotent calls are repeated while no server
+    answers. Every method may raise `Unavailable`, `DeadlineExceeded`, `ServiceFailed` and the
+    refusals in `longshore.errors`; what is listed with a method is what it adds to that.
+
+    Args:
+        target: host:port of the gRPC server, or any name gRPC can resolve.
+        timeout: seconds for a call, its repetitions included.
+        reconnect_timeout: seconds a watch or a wait goes on without hearing from any server.
+        credentials: TLS; plain text where None.
+        metadata: sent with each call, such as [("authorization", "Bearer ...")].
+        timing: sleep, clock and jitter; for tests.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        timing: Timing | None = None,
+    ) -> None:
+        self._reconnect_timeout = reconnect_timeout
+        self._calls = Calls(
+            target,
+            timeout=timeout,
+            credentials=credentials,
+            metadata=metadata,
+            timing=timing or Timing(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel; calls and watches under way end with an error."""
+        await self._calls.close()
+
+    async def submit(
+        self,
+        task: str | Task,
+        payload: Payload = None,
+        *,
+        idempotency_key: str = "",
+        uniqueness: job_service_pb2.Uniqueness | str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[SpecOptions],
+    ) -> JobHandle:
+        """Submits one job. Returned means: committed by the server, and it will run.
+
+        While no server answers, and while the queue is full for no longer than the timeout, the
+        call is repeated under the same key, so that the job is accepted once.
+
+        Args:
+            task: the name of a task, or a function decorated with @task.
+            payload: a mapping or a pydantic model, or JSON text as it is; None is {}.
+            idempotency_key: makes later calls with it return this job; a fresh one where empty.
+            uniqueness: business deduplication; a string is a key held while the job is active.
+            validate_only: check and answer as if for real, and store nothing.
+            options: queue, inputs, resources, priority ...: see `SpecOptions`.
+
+        Raises:
+            InvalidJob: fields are wrong; `violations` lists all of them.
+            AlreadyExists: a key is taken by another job, named in `existing`.
+            NoCapacity: no pool can ever run it.
+            QueueFull: there was no room before the timeout.
+        """
+        return await self.submit_spec(
+            job_spec(task, payload, **options),
+            idempotency_key=idempotency_key,
+            uniqueness=uniqueness,
+            validate_only=validate_only,
+            timeout=timeout,
+        )
+
+    async def submit_spec(
+        self,
+        spec: job_pb2.JobSpec,
+        *,
+        idempotency_key: str = "",
+        uniqueness: job_service_pb2.Uniqueness | str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> JobHandle:
+        """Submits a job that was built by `job_spec` or by hand; otherwise as `submit`."""
+        if isinstance(uniqueness, str):
+            uniqueness = job_service_pb2.Uniqueness(key=uniqueness)
+        request = job_service_pb2.SubmitRequest(
+            idempotency_key=idempotency_key or new_key(),
+            spec=spec,
+            uniqueness=uniqueness,
+            validate_only=validate_only,
+        )
+        response = await self._calls.unary(
+            self._calls.jobs.Submit, request, timeout=timeout, repeat=Repeat.WHEN_FULL
+        )
+        return self._submitted(response)
+
+    async def submit_many(
+        self, jobs: Items, *, timeout: float | None = None, in_flight: int = IN_FLIGHT
+    ) -> builtins.list[JobHandle]:
+        """Submits many jobs in batches; the handles are in the order of the jobs.
+
+        Each batch is accepted whole or not at all; the batches are not one transaction. A job
+        that brings no key of its own gets one, the same over all repetitions.
+
+        Args:
+            jobs: JobSpecs or SubmitRequests, from any iterable or async iterable; taken as they
+                are needed, so a generator of millions is not unrolled first.
+            timeout: seconds for each batch, its repetitions included.
+            in_flight: how many batches are on their way at once.
+
+        Raises:
+            InvalidJob: `requests[N]` in a violation is the place of the job among `jobs`, from 0.
+            QueueFull: there was no room for a batch before its timeout.
+        """
+        pipeline = Pipeline(self._calls, timeout=timeout, in_flight=in_flight)
+        return [self._submitted(response) async for response in pipeline.run(jobs)]
+
+    def handle(self, job_id: str) -> JobHandle:
+        """A handle on a job whose id is known; makes no call, so the id may be wrong."""
+        return JobHandle(self, job_pb2.Job(job_id=job_id))
+
+    async def get(self, job_id: str, *, timeout: float | None = None) -> JobHandle:
+        """Reads a job and returns a handle on it.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        return JobHandle(self, (await self.status(job_id, timeout=timeout)).job)
+
+    async def status(
+        self,
+        job_id: str,
+        view: job_service_pb2.JobView.ValueType = job_service_pb2.JOB_VIEW_FULL,
+        *,
+        after_revision: int | None = None,
+        wait: float = LONGEST_POLL,
+        timeout: float | None = None,
+    ) -> job_service_pb2.StatusResponse:
+        """Reads one job and, while it waits, its placement.
+
+        Args:
+            job_id: the job.
+            view: how much of it.
+            after_revision: long-poll: answer once the revision is larger than this, or after
+                `wait` seconds, at most 60.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        request = job_service_pb2.StatusRequest(
+            job_id=job_id, view=view, after_revision=after_revision
+        )
+        if after_revision is not None:
+            request.wait.CopyFrom(to_duration(wait))
+            timeout = (self._calls.timeout if timeout is None else timeout) + wait
+        return await self._calls.unary(self._calls.jobs.Status, request, timeout=timeout)
+
+    def watch(
+        self,
+        job_id: str,
+        *,
+        include_logs: bool = False,
+        after_sequence: int | None = None,
+        control: bool = False,
+        minimum_progress_interval: float | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to a job, live, until one terminal event; reconnects by itself.
+
+        State changes, and log chunks if asked for, come once each and in order, however often
+        the connection breaks. Progress is the newest. A Gap is followed by a Snapshot.
+
+        Args:
+            job_id: the job.
+            include_logs: also log lines.
+            after_sequence: resume after the event with this sequence; None starts with a
+                Snapshot.
+            control: also pass on Heartbeat and Reconnect.
+            minimum_progress_interval: seconds between progress events, at least 0.1.
+
+        Raises:
+            JobNotFound: there is none.
+            Unavailable: no server was heard for the `reconnect_timeout` of the client.
+        """
+        interval = minimum_progress_interval
+        request = job_service_pb2.WatchProgressRequest(
+            job_id=job_id,
+            after_sequence=after_sequence,
+            include_logs=include_logs,
+            minimum_progress_interval=None if interval is None else to_duration(interval),
+        )
+        patience = self._reconnect_timeout
+        return Watch(self._calls, request, control=control, patience=patience).events()
+
+    async def list(
+        self,
+        filter: str = "",  # noqa: A002 - the name in the contract
+        *,
+        order_by: str = "",
+        view: job_service_pb2.JobView.ValueType = job_service_pb2.JOB_VIEW_BASIC,
+        page_size: int = 200,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[job_pb2.Job, None]:
+        """Jobs, newest first, over as many pages as the caller reads.
+
+        Args:
+            filter: such as 'state = RUNNING AND labels.team = "ads"'; empty is all.
+            order_by: "create_time desc" (the default) or "create_time".
+            view: how much of each job.
+            page_size: jobs a call, at most 1,000.
+            timeout: seconds for each page.
+
+        Raises:
+            InvalidRequest: the filter is wrong; `violations` says where.
+        """
+        request = job_service_pb2.ListJobsRequest(
+            filter=filter, order_by=order_by, view=view, page_size=page_size
+        )
+        pages = self._pages(self._calls.jobs.ListJobs, request, timeout)
+        async for page in pages:
+            for job in page.jobs:
+                yield job
+
+    async def cancel(
+        self, job_id: str, reason: str = "", *, force: bool = False, timeout: float | None = None
+    ) -> job_pb2.Job:
+        """Asks for cancellation; idempotent, and never waits for a worker.
+
+        Args:
+            job_id: the job.
+            reason: why; at most 1,024 characters.
+            force: kill at once instead of after the cancel_grace of the job.
+
+        Returns:
+            The job: CANCELLING, CANCELLED, or in the terminal state it had reached before.
+        """
+        request = job_service_pb2.CancelRequest(job_id=job_id, reason=reason, force=force)
+        return (await self._calls.unary(self._calls.jobs.Cancel, request, timeout=timeout)).job
+
+    async def retry(
+        self, job_id: str, reason: str = "", *, timeout: float | None = None
+    ) -> job_pb2.Job:
+        """Runs an ended job again, as a new run of the same id; not repeated by the client.
+
+        Raises:
+            PreconditionFailed: the job has not ended.
+        """
+        request = job_service_pb2.RetryRequest(job_id=job_id, reason=reason)
+        response = await self._calls.unary(
+            self._calls.jobs.Retry, request, timeout=timeout, repeat=Repeat.NEVER
+        )
+        return response.job
+
+    async def queues(
+        self, *, timeout: float | None = None
+    ) -> builtins.list[queue_service_pb2.Queue]:
+        """Every queue, by name."""
+        request = queue_service_pb2.ListQueuesRequest(page_size=PAGE_SIZE)
+        pages = self._pages(self._calls.queues.ListQueues, request, timeout)
+        return await _collect(pages, lambda page: page.queues)
+
+    async def pause_queue(
+        self, queue: str, reason: str = "", *, timeout: float | None = None
+    ) -> queue_service_pb2.Queue:
+        """Stops new starts from a queue; what runs goes on. Idempotent."""
+        request = queue_service_pb2.PauseQueueRequest(queue=queue, reason=reason)
+        method = self._calls.queues.PauseQueue
+        return (await self._calls.unary(method, request, timeout=timeout)).queue
+
+    async def resume_queue(
+        self, queue: str, *, timeout: float | None = None
+    ) -> queue_service_pb2.Queue:
+        """Undoes `pause_queue`. Idempotent."""
+        request = queue_service_pb2.ResumeQueueRequest(queue=queue)
+        method = self._calls.queues.ResumeQueue
+        return (await self._calls.unary(method, request, timeout=timeout)).queue
+
+    async def pools(self, *, timeout: float | None = None) -> builtins.list[pool_service_pb2.Pool]:
+        """Every pool, by name."""
+        request = pool_service_pb2.ListPoolsRequest(page_size=PAGE_SIZE)
+        pages = self._pages(self._calls.pools.ListPools, request, timeout)
+        return await _collect(pages, lambda page: page.pools)
+
+    async def workers(
+        self, pool: str = "", *, timeout: float | None = None
+    ) -> builtins.list[pool_service_pb2.Worker]:
+        """Every worker, of one pool or of all."""
+        request = pool_service_pb2.ListWorkersRequest(pool=pool, page_size=PAGE_SIZE)
+        pages = self._pages(self._calls.pools.ListWorkers, request, timeout)
+        return await _collect(pages, lambda page: page.workers)
+
+    async def tasks(self, *, timeout: float | None = None) -> builtins.list[task_service_pb2.Task]:
+        """Every registered task, by name, without schemas."""
+        request = task_service_pb2.ListTasksRequest(page_size=PAGE_SIZE)
+        pages = self._pages(self._calls.tasks.ListTasks, request, timeout)
+        return await _collect(pages, lambda page: page.tasks)
+
+    async def task(self, name: str, *, timeout: float | None = None) -> task_service_pb2.Task:
+        """One task with its JSON Schemas.
+
+        Raises:
+            NotFound: no such task is registered.
+        """
+        request = task_service_pb2.GetTaskRequest(task=name)
+        return (await self._calls.unary(self._calls.tasks.GetTask, request, timeout=timeout)).task
+
+    def _submitted(self, response: job_service_pb2.SubmitResponse) -> JobHandle:
+        placement = response.placement if response.HasField("placement") else None
+        return JobHandle(self, response.job, created=response.created, placement=placement)
+
+    async def _pages(
+        self, method: Method[Any, Response], request: Any, timeout: float | None
+    ) -> AsyncIterator[Response]:
+        while True:
+            page: Any = await self._calls.unary(method, request, timeout=timeout)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+
+async def _collect(
+    pages: AsyncIterator[Response], items: Callable[[Response], Iterable[T]]
+) -> builtins.list[T]:
+    return [item async for page in pages for item in items(page)]

@@ -1,0 +1,207 @@
+"""One channel, and calls over it that are repeated where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from longshore import error_mapping
+from longshore.errors import LongshoreError
+from longshore.v1 import (
+    job_service_pb2_grpc,
+    pool_service_pb2_grpc,
+    queue_service_pb2_grpc,
+    task_service_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    Request = TypeVar("Request")
+    Response = TypeVar("Response")
+    Method = grpc.aio.UnaryUnaryMultiCallable[Request, Response]
+
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 10.0
+LONGEST_HINT = 3600.0
+OPTIONS: list[tuple[str, int]] = [
+    # Servers permit one ping each 30 s; a client that pings more often is sent away.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A watch sends nothing for hours: without this grpc stops pinging after two.
+    ("grpc.http2.max_pings_without_data", 0),
+    # The answer to a batch repeats its jobs and is larger than the 4 MiB grpc allows by default.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # A server that restarts is back within seconds; grpc's own cap is two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+]
+
+
+class Repeat(Enum):
+    """When a call that failed is made again, before its deadline."""
+
+    NEVER = auto()
+    """The call is not idempotent."""
+    WHEN_CUT = auto()
+    """The transport broke: for calls that may be made twice."""
+    WHEN_FULL = auto()
+    """Also when the service refused for now and said for how long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Time as the client sees it; tests pass their own.
+
+    Attributes:
+        sleep: waits for seconds.
+        clock: monotonic seconds.
+        random: 0 to 1, for jitter.
+    """
+
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+
+    def backoff(self, failures: int, hint: float | None = None) -> float:
+        """Seconds to wait after so many failures in a row, from 1.
+
+        A hint of the server is waited out in full, plus up to a fifth, so that those who were
+        refused together do not come back together. Without one: exponential, half of it jitter.
+        """
+        if hint is not None:
+            return min(hint, LONGEST_HINT) * (1 + 0.2 * self.random())
+        ceiling = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures - 1, 16))
+        return ceiling * (0.5 + 0.5 * self.random())
+
+
+def is_cut(error: grpc.aio.AioRpcError) -> bool:
+    """True where the call was cut off and may be answered when it is made again."""
+    code = error.code()
+    if code is grpc.StatusCode.INTERNAL:
+        return "RST_STREAM" in (error.details() or "")
+    return code in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    )
+
+
+class Calls:
+    """A channel that opens at its first use, inside the loop that uses it."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float,
+        credentials: grpc.ChannelCredentials | None,
+        metadata: Sequence[tuple[str, str]],
+        timing: Timing,
+    ) -> None:
+        self.target = target
+        self.timeout = timeout
+        self.timing = timing
+        self.metadata = tuple(metadata)
+        self._credentials = credentials
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel.
+
+        Raises:
+            LongshoreError: the client was closed.
+        """
+        if self._closed:
+            raise LongshoreError(f"the client of {self.target} is closed: make a new one")
+        if self._channel is None:
+            self._channel = self._open()
+        return self._channel
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, options=OPTIONS)
+        return grpc.aio.secure_channel(self.target, self._credentials, options=OPTIONS)
+
+    async def close(self) -> None:
+        """Closes the channel; calls under way end."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    @cached_property
+    def jobs(self) -> job_service_pb2_grpc.JobServiceAsyncStub:
+        """JobService."""
+        return job_service_pb2_grpc.JobServiceStub(self.channel)
+
+    @cached_property
+    def queues(self) -> queue_service_pb2_grpc.QueueServiceAsyncStub:
+        """QueueService."""
+        return queue_service_pb2_grpc.QueueServiceStub(self.channel)
+
+    @cached_property
+    def pools(self) -> pool_service_pb2_grpc.PoolServiceAsyncStub:
+        """PoolService."""
+        return pool_service_pb2_grpc.PoolServiceStub(self.channel)
+
+    @cached_property
+    def tasks(self) -> task_service_pb2_grpc.TaskServiceAsyncStub:
+        """TaskService."""
+        return task_service_pb2_grpc.TaskServiceStub(self.channel)
+
+    async def unary(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
+        repeat: Repeat = Repeat.WHEN_CUT,
+    ) -> Response:
+        """Makes a call, and makes it again where `repeat` allows it.
+
+        Args:
+            method: a method of one of the stubs.
+            request: what it takes.
+            timeout: seconds for all tries together; the client's where None.
+            repeat: what may be tried again.
+
+        Raises:
+            LongshoreError: what `error_mapping` makes of the last failure.
+        """
+        self.channel  # noqa: B018 - raises where the client was closed
+        clock = self.timing.clock
+        deadline = clock() + (self.timeout if timeout is None else timeout)
+        failures = 0
+        while True:
+            try:
+                remaining = max(0.0, deadline - clock())
+                return await method(request, timeout=remaining, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                failures += 1
+                delay = self._delay(error, repeat, failures)
+                if delay is None or clock() + delay >= deadline:
+                    raise self.failure(error, request) from error
+            await self.timing.sleep(delay)
+
+    def failure(self, error: grpc.aio.AioRpcError, request: object) -> LongshoreError:
+        """The exception for a call that failed for good."""
+        operation = type(request).__name__.removesuffix("Request")
+        return error_mapping.from_call(error, operation, self.target)
+
+    def _delay(self, error: grpc.aio.AioRpcError, repeat: Repeat, failures: int) -> float | None:
+        hint = error_mapping.retry_after(error)
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            refused_for_now = repeat is Repeat.WHEN_FULL and hint is not None
+            return self.timing.backoff(failures, hint) if refused_for_now else None
+        if repeat is Repeat.NEVER or not is_cut(error):
+            return None
+        return self.timing.backoff(failures, hint)

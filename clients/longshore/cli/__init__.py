@@ -1,0 +1,15 @@
+"""The command line: `longshore`."""
+
+from __future__ import annotations
+
+import os
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit status."""
+    # grpc writes of every connection that breaks; what matters of that, the client says itself.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Imported here: `longshore_embedded` takes UpOptions from this package without typer's cost.
+    from longshore.cli.app import app  # noqa: PLC0415
+
+    app(prog_name="longshore")

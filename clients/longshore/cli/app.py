@@ -1,0 +1,95 @@
+"""The command tree and its global options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from longshore.aio import DEFAULT_TARGET
+from longshore.cli import jobs, service
+from longshore.cli.output import Output
+from longshore.cli.session import Settings
+from longshore.cli.submit import submit
+from longshore.cli.up import up
+
+# A blank line between: help folds single line ends.
+EXIT_STATUSES = "\n\n".join(
+    (
+        "Exit status:",
+        "0 success",
+        "1 a job ended otherwise than SUCCEEDED (watch, submit --watch, submit --wait)",
+        "2 wrong usage, or a request that was refused",
+        "3 not found",
+        "4 no service, or no answer in time",
+        "5 refused for now, such as by a full queue: try again later",
+        "130 interrupted",
+    )
+)
+_GLOBAL_VALUES = ("--target", "--timeout")
+_GLOBAL_FLAGS = ("--json",)
+
+
+class Group(TyperGroup):
+    """Takes the global options behind the command too: `longshore status ID --json`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Moves them to the front, where they are declared."""
+        return super().parse_args(ctx, _globals_first(args))
+
+
+def _globals_first(args: list[str]) -> list[str]:
+    before, separator, after = _partition(args, "--")
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(before)
+    for word in words:
+        if word in _GLOBAL_VALUES:
+            first += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word in _GLOBAL_FLAGS or word.startswith(tuple(f"{o}=" for o in _GLOBAL_VALUES)):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first + rest + separator + after
+
+
+def _partition(args: list[str], at: str) -> tuple[list[str], list[str], list[str]]:
+    index = args.index(at) if at in args else len(args)
+    return args[:index], args[index : index + 1], args[index + 1 :]
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    epilog=EXIT_STATUSES,
+    pretty_exceptions_enable=False,
+    help="Longshore runs long jobs: submit them, watch them, get their results.",
+)
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    target: str = typer.Option(
+        DEFAULT_TARGET, envvar="LONGSHORE_TARGET", help="HOST:PORT of the server."
+    ),
+    json: bool = typer.Option(False, "--json", help="One JSON document a line, for programs."),
+    timeout: float = typer.Option(10.0, min=0.001, help="Seconds for each call."),
+) -> None:
+    """Remembers the global options for the command."""
+    context.obj = Settings(target=target, timeout=timeout, output=Output(as_json=json))
+
+
+app.command()(up)
+app.command()(submit)
+app.command()(jobs.status)
+app.command()(jobs.watch)
+app.command("list")(jobs.list_)
+app.command()(jobs.cancel)
+app.command()(jobs.retry)
+app.add_typer(service.queues, name="queues")
+app.command()(service.pools)
+app.command()(service.workers)
+app.command()(service.tasks)

@@ -1,0 +1,124 @@
+"""How messages look in a table: a title and a cell for each column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from longshore.handle import is_terminal, state_name
+from longshore.v1 import job_pb2, pool_service_pb2, queue_service_pb2, task_service_pb2
+
+T = TypeVar("T", bound=Message)
+Columns = Sequence[tuple[str, Callable[[T], str]]]
+
+NONE = "-"
+
+
+def age(stamp: Timestamp, now: datetime | None = None) -> str:
+    """How long ago, in the largest unit that fits: 12s, 5m, 3h, 2d."""
+    if not stamp.seconds:
+        return NONE
+    seconds = (now or datetime.now(UTC)).timestamp() - stamp.seconds
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if abs(seconds) >= length:
+            return f"{int(seconds / length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def bytes_(count: int) -> str:
+    """A size in the largest binary unit that fits."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.4g} {unit}"
+
+
+def resources(value: job_pb2.Resources) -> str:
+    """Such as "2 cpu, 4 GiB, 0.5 gpu"."""
+    parts = [
+        f"{value.cpu_millis / 1000:g} cpu" if value.cpu_millis else "",
+        bytes_(value.memory_bytes) if value.memory_bytes else "",
+        f"{value.gpu_millis / 1000:g} gpu" if value.gpu_millis else "",
+        f"{bytes_(value.gpu_memory_bytes)} gpu memory" if value.gpu_memory_bytes else "",
+        *(f"{amount} {name}" for name, amount in sorted(value.custom.items())),
+    ]
+    return ", ".join(part for part in parts if part) or NONE
+
+
+def progress(value: job_pb2.Progress) -> str:
+    """Such as "40 % decode: cropped"."""
+    share = f"{value.fraction:.0%}" if value.HasField("fraction") else ""
+    if not share and value.completed:
+        share = f"{value.completed}{f'/{value.total}' if value.total else ''} {value.unit}".strip()
+    what = ": ".join(part for part in (value.phase, value.message) if part)
+    return " ".join(part for part in (share, what) if part)
+
+
+def _last_word(job: job_pb2.Job) -> str:
+    if is_terminal(job):
+        return str(job.error.message)
+    return progress(job.progress)
+
+
+def placement(value: job_pb2.Placement) -> str:
+    """Such as "3 ahead; every worker that fits is busy"."""
+    reasons = [reason.message or str(reason.code) for reason in value.waiting_reasons]
+    ahead = [f"{value.approximate_position} ahead"] if value.approximate_position else []
+    return "; ".join(ahead + reasons)
+
+
+def _worker_state(worker: pool_service_pb2.Worker) -> str:
+    try:
+        name = pool_service_pb2.WorkerState.Name(worker.state)
+    except ValueError:
+        return str(worker.state)
+    return name.removeprefix("WORKER_STATE_")
+
+
+JOB: Columns[job_pb2.Job] = (
+    ("ID", lambda job: job.job_id),
+    ("TASK", lambda job: job.spec.task),
+    ("QUEUE", lambda job: job.spec.queue or NONE),
+    ("STATE", lambda job: state_name(job.state)),
+    ("AGE", lambda job: age(job.create_time)),
+    ("DETAIL", _last_word),
+)
+QUEUE: Columns[queue_service_pb2.Queue] = (
+    ("QUEUE", lambda queue: queue.name),
+    ("WAITING", lambda queue: str(queue.waiting)),
+    ("LIMIT", lambda queue: str(queue.maximum_waiting or NONE)),
+    ("ACTIVE", lambda queue: str(queue.active)),
+    ("PER SECOND", lambda queue: f"{queue.drain_rate:.3g}"),
+    ("PAUSED", lambda queue: (queue.pause_reason or "yes") if queue.paused else NONE),
+)
+POOL: Columns[pool_service_pb2.Pool] = (
+    ("POOL", lambda pool: pool.name),
+    ("READY", lambda pool: str(pool.ready_workers)),
+    ("STARTING", lambda pool: str(pool.starting_workers)),
+    ("MIN", lambda pool: str(pool.minimum_workers)),
+    ("MAX", lambda pool: str(pool.maximum_workers)),
+    ("ATTEMPTS", lambda pool: str(pool.active_attempts)),
+    ("EACH", lambda pool: resources(pool.worker_resources)),
+    ("NOTE", lambda pool: "simulated devices" if pool.simulated else ""),
+)
+WORKER: Columns[pool_service_pb2.Worker] = (
+    ("ID", lambda worker: worker.worker_id),
+    ("POOL", lambda worker: worker.pool),
+    ("STATE", _worker_state),
+    ("NODE", lambda worker: worker.node),
+    ("ATTEMPTS", lambda worker: str(worker.active_attempts)),
+    ("HEARD", lambda worker: age(worker.heartbeat_time)),
+    ("DEVICES", lambda worker: ", ".join(device.name for device in worker.devices) or NONE),
+)
+TASK: Columns[task_service_pb2.Task] = (
+    ("TASK", lambda task: task.name),
+    ("QUEUE", lambda task: task.queue or NONE),
+    ("NEEDS", lambda task: resources(task.resources)),
+    ("DESCRIPTION", lambda task: task.description),
+)

@@ -1,0 +1,168 @@
+"""Watching jobs: bars at a terminal, lines in a pipe, JSON for programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from longshore.aio import AsyncClient
+from longshore.cli.columns import placement, progress
+from longshore.cli.output import Output, to_json
+from longshore.cli.session import exit_status
+from longshore.errors import LongshoreError
+from longshore.handle import JobHandle, is_terminal, state_name
+from longshore.v1 import job_pb2
+from longshore.watching import Event
+
+
+class Display(Protocol):
+    """Where events of several jobs are shown."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, handle: JobHandle, event: Event) -> None:
+        """Shows one event; `handle.job` is the job as of it."""
+
+
+class JsonLines:
+    """Each event as it came, with the id of its job."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, handle: JobHandle, event: Event) -> None:
+        """One JSON document."""
+        self._output.document({"job_id": handle.id, **to_json(event)})
+
+
+class Lines:
+    """One line for each event."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, handle: JobHandle, event: Event) -> None:
+        """One line, or one for each log line."""
+        for text in texts(handle.job, event):
+            self._output.line(f"{handle.id} {text}")
+
+
+class Bars:
+    """One bar for each job; log lines go by above."""
+
+    def __init__(self, output: Output) -> None:
+        self._bars = Progress(
+            TextColumn("{task.fields[job]}", markup=False),
+            TextColumn("{task.fields[state]:<13}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeElapsedColumn(),
+            console=output.out,
+        )
+        self._rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def show(self, handle: JobHandle, event: Event) -> None:
+        """Moves the bar of the job."""
+        if event.HasField("log_chunk"):
+            for line in event.log_chunk.lines:
+                self._bars.console.print(f"{handle.id} {line}", markup=False)
+            return
+        row = self._rows.get(handle.id)
+        if row is None:
+            row = self._bars.add_task("", total=None, job=handle.id, state="", text="")
+            self._rows[handle.id] = row
+        job = handle.job
+        known = job.progress.HasField("fraction") or is_terminal(job)
+        self._bars.update(
+            row,
+            total=1.0 if known else None,
+            completed=1.0 if is_terminal(job) else job.progress.fraction,
+            state=state_name(job.state),
+            text=job.error.message if is_terminal(job) else progress(job.progress),
+        )
+        if is_terminal(job):
+            self._bars.stop_task(row)
+
+
+def texts(job: job_pb2.Job, event: Event) -> list[str]:
+    """An event as lines for people."""
+    state = state_name(job.state)
+    match event.WhichOneof("event"):
+        case "snapshot":
+            return [" ".join([state, placement(event.snapshot.placement)]).strip()]
+        case "state_change":
+            return [f"{state_name(event.state_change.to_state)} {event.state_change.reason}"]
+        case "progress":
+            return [f"{state} {progress(event.progress)}"]
+        case "log_chunk":
+            return [f"| {line}" for line in event.log_chunk.lines]
+        case "gap":
+            gap = event.gap
+            return [f"events {gap.first_sequence} to {gap.last_sequence} are gone: {gap.reason}"]
+        case "terminal":
+            return [" ".join([f"ended {state}", job.error.message]).strip()]
+    return []
+
+
+def display(output: Output) -> Display:
+    """The display that suits the reader."""
+    if output.json:
+        return JsonLines(output)
+    return Bars(output) if output.live else Lines(output)
+
+
+async def follow(
+    client: AsyncClient, output: Output, ids: Sequence[str], *, logs: bool = False
+) -> int:
+    """Watches jobs until all have ended.
+
+    Returns:
+        The exit status: 0 where all succeeded, 1 where one did not, and where one could not be
+        watched, the status of that error.
+    """
+    with display(output) as shown:
+        ends = await asyncio.gather(
+            *(_follow_one(client, shown, job_id, logs) for job_id in dict.fromkeys(ids))
+        )
+    failures = [end for end in ends if isinstance(end, LongshoreError)]
+    for failure in failures:
+        output.error(failure)
+    if failures:
+        return exit_status(failures[0])
+    return 0 if all(end == job_pb2.JOB_STATE_SUCCEEDED for end in ends) else 1
+
+
+async def _follow_one(
+    client: AsyncClient, shown: Display, job_id: str, logs: bool
+) -> int | LongshoreError:
+    try:
+        # Asked first: a wrong id or address is known at once, not after minutes of reconnecting.
+        handle = await client.get(job_id)
+        async for event in handle.watch(include_logs=logs):
+            shown.show(handle, event)
+    except LongshoreError as error:
+        # The others are watched to their end.
+        return error
+    return handle.job.state

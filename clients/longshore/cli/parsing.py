@@ -1,0 +1,85 @@
+"""From what people type to values; each function raises typer.BadParameter, with a remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import typer
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def duration(text: str) -> float:
+    """Seconds of "90", "500ms", "10m" or "1h30m"."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90, 500ms, 10m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def size(text: str) -> int:
+    """Bytes of "1000", "500MB" or "2GiB"."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write 1000, 500MB or 2GiB")
+    number, prefix, binary = match.groups()
+    power: int = " KMGT".index(prefix.upper() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def pairs(items: Iterable[str]) -> dict[str, str]:
+    """A dict of "name=value" words."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def payload(text: str | None) -> str | None:
+    """JSON text given as it is, in "@FILE", or at the standard input as "-"."""
+    if text is None:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        text = _read(Path(text[1:]))
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"the payload is not JSON: {error}") from None
+    return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read the payload from {path}: {error}") from None
+
+
+def schedule(delay: str | None, at: str | None) -> datetime | timedelta | None:
+    """When a job is due, from --in and --at; a time without a zone is local."""
+    if delay is not None and at is not None:
+        raise typer.BadParameter("give --in or --at, not both")
+    if delay is not None:
+        return timedelta(seconds=duration(delay))
+    if at is None:
+        return None
+    try:
+        return datetime.fromisoformat(at).astimezone()
+    except ValueError:
+        raise typer.BadParameter(
+            f"{at!r} is no time; write 2026-01-31T18:00 or 2026-01-31T18:00:00Z"
+        ) from None

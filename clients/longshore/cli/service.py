@@ -1,0 +1,97 @@
+"""`longshore queues | pools | workers | tasks`."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from longshore.aio import AsyncClient
+from longshore.cli import columns
+from longshore.cli.output import Output, to_json
+from longshore.cli.session import run
+from longshore.v1 import task_service_pb2
+
+queues = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+
+
+@queues.callback()
+def list_queues(context: typer.Context) -> None:
+    """Show queues; pause and resume them."""
+    if context.invoked_subcommand is not None:
+        return
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        output.show(columns.QUEUE, await client.queues())
+
+    run(context, command)
+
+
+@queues.command()
+def pause(
+    context: typer.Context,
+    name: str = typer.Argument(help="The queue."),
+    reason: str = typer.Option("", help="Why; is shown to who waits."),
+) -> None:
+    """Start nothing more from a queue; what runs goes on, and jobs are still accepted."""
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        output.show(columns.QUEUE, [await client.pause_queue(name, reason)])
+
+    run(context, command)
+
+
+@queues.command()
+def resume(context: typer.Context, name: str = typer.Argument(help="The queue.")) -> None:
+    """Start jobs of a paused queue again."""
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        output.show(columns.QUEUE, [await client.resume_queue(name)])
+
+    run(context, command)
+
+
+def pools(context: typer.Context) -> None:
+    """Show pools of workers."""
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        output.show(columns.POOL, await client.pools())
+
+    run(context, command)
+
+
+def workers(
+    context: typer.Context, pool: str = typer.Option("", help="Only of this pool.")
+) -> None:
+    """Show workers."""
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        output.show(columns.WORKER, await client.workers(pool))
+
+    run(context, command)
+
+
+def tasks(
+    context: typer.Context,
+    name: str | None = typer.Argument(None, help="One task, with its schemas."),
+) -> None:
+    """Show the tasks that can be run."""
+
+    async def command(client: AsyncClient, output: Output) -> None:
+        if name is None:
+            output.show(columns.TASK, await client.tasks())
+        else:
+            _show_task(output, await client.task(name))
+
+    run(context, command)
+
+
+def _show_task(output: Output, task: task_service_pb2.Task) -> None:
+    if output.json:
+        output.document(to_json(task))
+        return
+    for title, cell in columns.TASK:
+        output.line(f"{title.lower():<12} {cell(task)}")
+    for title, schema in (("input", task.input_schema), ("output", task.output_schema)):
+        if schema:
+            output.line(f"{title}:\n{json.dumps(json.loads(schema), indent=2)}")

@@ -1,0 +1,64 @@
+"""What every command shares: the global options, a client, and exit statuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import typer
+
+from longshore import errors
+from longshore.aio import AsyncClient
+from longshore.cli.output import Output
+from longshore.errors import LongshoreError
+
+INTERRUPTED = 130
+_STATUSES: tuple[tuple[type[LongshoreError], int], ...] = (
+    (errors.JobEnded, 1),
+    (errors.NotFound, 3),
+    (errors.LimitExceeded, 5),
+    (errors.RequestError, 2),
+    (LongshoreError, 4),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options before the command.
+
+    Attributes:
+        target: host:port of the server.
+        timeout: seconds for each call.
+        output: where results and errors go.
+    """
+
+    target: str
+    timeout: float
+    output: Output
+
+
+def exit_status(error: LongshoreError) -> int:
+    """The exit status that stands for an error."""
+    return next(status for kind, status in _STATUSES if isinstance(error, kind))
+
+
+def run(
+    context: typer.Context, command: Callable[[AsyncClient, Output], Awaitable[int | None]]
+) -> None:
+    """Runs a command with a client and ends the process with its status; None is 0."""
+    settings = context.find_object(Settings)
+    assert settings is not None
+
+    async def session() -> int | None:
+        async with AsyncClient(settings.target, timeout=settings.timeout) as client:
+            return await command(client, settings.output)
+
+    try:
+        status = asyncio.run(session())
+    except LongshoreError as error:
+        settings.output.error(error)
+        status = exit_status(error)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    raise typer.Exit(status or 0)

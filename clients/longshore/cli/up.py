@@ -1,0 +1,75 @@
+"""`longshore up`: server, scheduler and workers in one process, on this machine."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_DATA = Path("~/.local/share/longshore")
+DEFAULT_LISTEN = "127.0.0.1:7233"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `longshore up` was asked for.
+
+    Attributes:
+        data: the folder of the database and the artifacts, absolute; may not exist yet.
+        listen: host:port of the gRPC server.
+        config: a TOML file of settings, absolute; or None.
+        simulate_gpus: how many devices to pretend.
+        insecure: True permits plain text on an address that others can reach.
+        store: the URL of the store; None is SQLite in the data folder.
+    """
+
+    data: Path
+    listen: str
+    config: Path | None
+    simulate_gpus: int
+    insecure: bool
+    store: str | None
+
+
+def up(
+    *,
+    data: Annotated[
+        Path, typer.Option(help="Where the database and the artifacts lie.")
+    ] = DEFAULT_DATA,
+    listen: str = typer.Option(DEFAULT_LISTEN, help="HOST:PORT of the gRPC server."),
+    config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings: a TOML file.")
+    ] = None,
+    simulate_gpus: int = typer.Option(0, min=0, help="Pretend to have this many GPUs."),
+    insecure: bool = typer.Option(
+        False, "--insecure", help="Permit plain text where others can reach it."
+    ),
+    store: str | None = typer.Option(
+        None, help="The URL of the store, such as postgresql://HOST/DB.", show_default="SQLite"
+    ),
+) -> None:
+    """Start Longshore on this machine; it runs until it is interrupted."""
+    options = UpOptions(
+        data=data.expanduser().absolute(),
+        listen=listen,
+        config=None if config is None else config.absolute(),
+        simulate_gpus=simulate_gpus,
+        insecure=insecure,
+        store=store,
+    )
+    raise typer.Exit(_run(options))
+
+
+def _run(options: UpOptions) -> int:
+    try:
+        embedded = importlib.import_module("longshore_embedded.main")
+    except ImportError as error:
+        typer.echo(
+            f"`longshore up` needs more than the client ({error}): pip install 'longshore[all]'",
+            err=True,
+        )
+        return 2
+    return int(embedded.run(options))

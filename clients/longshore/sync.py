@@ -1,0 +1,191 @@
+"""Client: Longshore from code that does not use asyncio.
+
+    with Client() as client:
+        job = client.submit("resize", {"width": 320}, inputs={"image": "cat.png"})
+        print(job.result(timeout=60))
+
+Every method is the one of AsyncClient or of its JobHandle, run on a loop in a thread of the
+client's own; so it also works where the caller runs a loop already (and blocks that loop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from longshore.aio import AsyncClient, JobHandle
+from longshore.batches import IN_FLIGHT, Item
+from longshore.loop_thread import LoopThread
+from longshore.v1 import job_pb2
+
+__all__ = ["Client", "SyncJobHandle"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CHUNK = 500
+
+
+class _Mirror:
+    """Something asynchronous and the loop that it lives on."""
+
+    _loop: LoopThread
+    _mirrored: Any
+
+
+def _call(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """The method, waited for."""
+
+    def call(self: _Mirror, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self._mirrored, *args, **kwargs))
+
+    return _named_like(method, call)
+
+
+def _call_for_handle(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, JobHandle]],
+) -> Callable[Concatenate[Any, P], SyncJobHandle]:
+    """The method, waited for; its handle mirrored too."""
+
+    def call(self: _Mirror, /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle:
+        return SyncJobHandle(self._loop, self._loop.run(method(self._mirrored, *args, **kwargs)))
+
+    return _named_like(method, call)
+
+
+def _iterate(
+    method: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """The method, as a plain iterator."""
+
+    def call(self: _Mirror, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._loop.iterate(method(self._mirrored, *args, **kwargs))
+
+    return _named_like(method, call)
+
+
+def _named_like(method: Callable[..., Any], call: Callable[P, T]) -> Callable[P, T]:
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _constructed_like(
+    constructor: Callable[Concatenate[Any, P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    return functools.wraps(constructor)
+
+
+class SyncJobHandle(_Mirror):
+    """A job on the server; the methods of `JobHandle` without await."""
+
+    def __init__(self, loop: LoopThread, handle: JobHandle) -> None:
+        self._loop = loop
+        self._mirrored: JobHandle = handle
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._mirrored)[1:]}"
+
+    @property
+    def id(self) -> str:
+        """The id of the job."""
+        return self._mirrored.id
+
+    @property
+    def job(self) -> job_pb2.Job:
+        """The job as last heard of."""
+        return self._mirrored.job
+
+    @property
+    def created(self) -> bool:
+        """False where Submit returned an earlier job."""
+        return self._mirrored.created
+
+    @property
+    def placement(self) -> job_pb2.Placement | None:
+        """What admission thought of it at Submit."""
+        return self._mirrored.placement
+
+    status = _call(JobHandle.status)
+    watch = _iterate(JobHandle.watch)
+    wait = _call(JobHandle.wait)
+    result = _call(JobHandle.result)
+    result_job = _call(JobHandle.result_job)
+    artifacts = _call(JobHandle.artifacts)
+    cancel = _call(JobHandle.cancel)
+    retry = _call(JobHandle.retry)
+
+
+class Client(_Mirror):
+    """A connection to one Longshore service; takes what `AsyncClient` takes.
+
+    One client serves any number of threads. Close it, or use it as a context manager; the end of
+    the program closes it too. Not to be carried over a fork.
+    """
+
+    @_constructed_like(AsyncClient.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._loop = LoopThread()
+        self._mirrored: AsyncClient = AsyncClient(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends calls under way, the channel and the thread. Idempotent."""
+        if not self._loop.stopped:
+            self._loop.run(self._mirrored.close())
+            self._loop.stop()
+
+    submit = _call_for_handle(AsyncClient.submit)
+    submit_spec = _call_for_handle(AsyncClient.submit_spec)
+    get = _call_for_handle(AsyncClient.get)
+    status = _call(AsyncClient.status)
+    watch = _iterate(AsyncClient.watch)
+    list = _iterate(AsyncClient.list)
+    cancel = _call(AsyncClient.cancel)
+    retry = _call(AsyncClient.retry)
+    queues = _call(AsyncClient.queues)
+    pause_queue = _call(AsyncClient.pause_queue)
+    resume_queue = _call(AsyncClient.resume_queue)
+    pools = _call(AsyncClient.pools)
+    workers = _call(AsyncClient.workers)
+    tasks = _call(AsyncClient.tasks)
+    task = _call(AsyncClient.task)
+
+    def handle(self, job_id: str) -> SyncJobHandle:
+        """A handle on a job whose id is known; makes no call."""
+        return SyncJobHandle(self._loop, self._mirrored.handle(job_id))
+
+    def submit_many(
+        self, jobs: Iterable[Item], *, timeout: float | None = None, in_flight: int = IN_FLIGHT
+    ) -> Handles:
+        """Submits many jobs in batches; as `AsyncClient.submit_many`."""
+        batches = self._mirrored.submit_many(
+            _off_the_loop(jobs), timeout=timeout, in_flight=in_flight
+        )
+        return [SyncJobHandle(self._loop, handle) for handle in self._loop.run(batches)]
+
+
+# `list` is a method inside the class.
+Handles = list[SyncJobHandle]
+
+
+async def _off_the_loop(jobs: Iterable[Item]) -> AsyncIterator[Item]:
+    """Takes the jobs in a thread: a generator may block, or use this very client."""
+    source = iter(jobs)
+    while chunk := await asyncio.to_thread(lambda: list(itertools.islice(source, CHUNK))):
+        for job in chunk:
+            yield job

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from longshore.aio import AsyncClient
+from tests.client.fake import FakeService, FakeTime, ServerThread, serving
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def fake_time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+async def client(service: FakeService, fake_time: FakeTime) -> AsyncIterator[AsyncClient]:
+    """A client whose sleeps only move a fake clock."""
+    async with serving(service) as target, AsyncClient(target, timing=fake_time.timing) as made:
+        yield made
+
+
+@pytest.fixture
+def target(service: FakeService) -> Iterator[str]:
+    """The service, in a thread: for the CLI and the blocking client."""
+    with ServerThread(service) as server:
+        yield server.target
