@@ -1,0 +1,1 @@
+"""One video in, several renditions and thumbnails out, by one ffmpeg that decodes once."""

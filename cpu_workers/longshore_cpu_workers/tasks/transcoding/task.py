@@ -1,0 +1,157 @@
+"""The task `transcode`: probe, run one ffmpeg, check what it wrote, hand it over."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from longshore.sdk import Context, PermanentError, Resources, TaskError, Timeouts, task
+from longshore_cpu_workers.tasks.inputs import require_input
+from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
+from longshore_cpu_workers.tasks.transcoding.ffmpeg import DEFAULT_THREADS, command
+from longshore_cpu_workers.tasks.transcoding.params import (
+    Rendition,
+    RenditionResult,
+    SourceFacts,
+    TranscodeParams,
+    TranscodeResult,
+)
+from longshore_cpu_workers.tasks.transcoding.probe import Source, not_a_video, probe
+from longshore_cpu_workers.tasks.transcoding.progress import Report
+
+
+@task(
+    resources=Resources(cpu=DEFAULT_THREADS),
+    max_attempts=3,
+    timeouts=Timeouts(attempt=4 * 3600.0),
+)
+def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
+    """Turns the input `video` into renditions of other sizes and codecs, and thumbnails.
+
+    The first video stream and the first audio stream are taken, rotated as a player would
+    show them; metadata, chapters and subtitles are left behind. Colours are 8 bit 4:2:0.
+
+    Raises:
+        PermanentError: INPUT_MISSING, NOT_A_VIDEO, VIDEO_TOO_LARGE, UPSCALE.
+        TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_FAILED.
+        JobCancelled: the job was cancelled; ffmpeg is gone and so are its files.
+    """
+    ctx.progress(0.0, "reading the video", phase="probe")
+    source = probe(require_input(ctx, "video"))
+    _refuse_upscaling(params, source)
+    with _partial_folder(ctx) as folder:
+        argv = command(_program(), source, params, folder, cores=len(os.sched_getaffinity(0)))
+        started = time.monotonic()
+        tail = run_ffmpeg(argv, ctx, _reporter(ctx, source))
+        seconds = time.monotonic() - started
+        if any("ended prematurely" in line for line in tail):
+            raise not_a_video("it is cut off: the file ends before its last frame")
+        ctx.progress(0.99, "checking the outputs", phase="verify")
+        result = TranscodeResult(
+            duration=round(source.duration, 3),
+            source=_facts(source),
+            renditions=[_measure(rendition, folder) for rendition in params.renditions],
+            thumbnails=sorted(
+                path.name for path in folder.glob("thumb-*" + params.thumbnails.suffix)
+            ),
+            seconds=round(seconds, 3),
+        )
+        _hand_over(ctx, folder, result)
+    ctx.progress(1.0, "done", phase="done")
+    return result
+
+
+def _refuse_upscaling(params: TranscodeParams, source: Source) -> None:
+    """Scaling up costs time and space and adds nothing; a caller's mistake, so it is said."""
+    violations = [
+        (f"renditions[{index}].height", f"{rendition.height} is above {source.height}")
+        for index, rendition in enumerate(params.renditions)
+        if rendition.height > source.height
+    ]
+    if violations:
+        fields = ", ".join(f"{field} ({what})" for field, what in violations)
+        raise PermanentError(
+            f"the source is {source.width}x{source.height} and nothing is scaled up: {fields}; "
+            f"ask for at most {source.height // 2 * 2}",
+            reason="UPSCALE",
+            code="INVALID_ARGUMENT",
+            metadata={"source_height": str(source.height)},
+            violations=violations,
+        )
+
+
+@contextmanager
+def _partial_folder(ctx: Context) -> Iterator[Path]:
+    """A folder beside the artifacts, so that handing over is a rename, gone in every case."""
+    ctx.artifacts.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=ctx.artifacts.folder) as folder:
+        yield Path(folder)
+
+
+def _program() -> str:
+    import imageio_ffmpeg  # noqa: PLC0415  wanted by this task alone
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _reporter(ctx: Context, source: Source) -> Callable[[Report], None]:
+    """Turns ffmpeg's reports into those of the job; the last hundredth is the checking."""
+    frames = round(source.video_duration * source.frame_rate)
+
+    def report(latest: Report) -> None:
+        done = min(latest.out_time, source.duration)
+        ctx.progress(
+            0.99 * done / source.duration if source.duration else None,
+            f"{done:.1f} of {source.duration:.1f} s",
+            completed=latest.frame,
+            total=max(frames, latest.frame),
+            unit="frames",
+            phase="transcode",
+            metrics={"fps": latest.fps, "speed": latest.speed},
+        )
+
+    return report
+
+
+def _facts(source: Source) -> SourceFacts:
+    return SourceFacts(
+        format=source.demuxer,
+        size=source.size,
+        width=source.width,
+        height=source.height,
+        rotation=source.rotation,
+        frame_rate=round(source.frame_rate, 3),
+        video_codec=source.video_codec,
+        audio_codec=source.audio_codec,
+    )
+
+
+def _measure(rendition: Rendition, folder: Path) -> RenditionResult:
+    """Reads the finished file as a stranger would: what is reported is what is there."""
+    try:
+        output = probe(folder / rendition.artifact)
+    except (PermanentError, OSError) as error:
+        raise TaskError(
+            f"ffmpeg ended well, but {rendition.artifact} cannot be read: {error}",
+            reason="FFMPEG_FAILED",
+        ) from error
+    return RenditionResult(
+        name=rendition.name,
+        artifact=rendition.artifact,
+        width=output.width,
+        height=output.height,
+        codec=output.video_codec,
+        audio_codec=output.audio_codec,
+        duration=round(output.duration, 3),
+        size=output.size,
+    )
+
+
+def _hand_over(ctx: Context, folder: Path, result: TranscodeResult) -> None:
+    """Renames complete files to where artifacts are looked for."""
+    for name in [rendition.artifact for rendition in result.renditions] + result.thumbnails:
+        (folder / name).replace(ctx.artifacts.write(name))
