@@ -162,7 +162,7 @@ class PollReply(NamedTuple):
 class DeviceInfo(NamedTuple):
     """One accelerator of a worker."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     uuid: str
     name: str
     memory_bytes: int

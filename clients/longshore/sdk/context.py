@@ -115,6 +115,11 @@ class Context:
         return path
 
     @property
+    def scratch_used(self) -> bool:
+        """True once `scratch` was asked for: there is a folder to delete."""
+        return self._scratch_made
+
+    @property
     def cancelled(self) -> bool:
         """True once the attempt is to end; `progress` and `check_cancelled` raise then."""
         return self._channel.cancelled()

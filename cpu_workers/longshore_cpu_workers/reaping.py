@@ -1,0 +1,145 @@
+"""Finding and killing what a runner leaves behind, wherever its processes have gone.
+
+A process belongs to a runner if it is in its session or group, descends from it, or carries
+the runner's token in its environment: that one still finds a child that made its own session
+and whose parents are dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+TOKEN = "LONGSHORE_RUNNER"  # noqa: S105 - the name of a variable
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessStat(NamedTuple):
+    """A line of /proc/<pid>/stat; `started` is in seconds since boot."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    started: float
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """The state of a process, or None where there is none."""
+    try:
+        with Path(f"/proc/{pid}/stat").open("rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    parent, group, session = map(int, fields[1:4])
+    return ProcessStat(pid, fields[0].decode(), parent, group, session, int(fields[19]) / _TICKS)
+
+
+def kill_tree(runner: int, token: str, sig: signal.Signals) -> int:
+    """Signals a runner and all that belongs to it; returns how many processes got it.
+
+    Reads all of /proc, some 30 µs a process: call it in a thread. The runner may be dead.
+    """
+    members = [p for p in _belonging(_all_processes(), runner, token) if p.state != "Z"]
+    return sum(_send(member, sig) for member in members)
+
+
+def bury(runner: int, token: str, *, rounds: int = 5) -> None:
+    """Kills what is left of a runner until nothing is left; a fork can slip past one round."""
+    for _ in range(rounds):
+        if not kill_tree(runner, token, signal.SIGKILL):
+            return
+        time.sleep(0.01)
+
+
+def bury_worker(token: str, *, rounds: int = 50) -> None:
+    """Kills all runners of a worker and what they started, by the token all of theirs begin with.
+
+    A runner may be just starting: several rounds, until two in a row find nothing.
+    """
+    quiet = 0
+    for _ in range(rounds):
+        marked = [p for p in _all_processes() if _marked(p.pid, _mark(token)) and p.state != "Z"]
+        quiet = 0 if sum(_send(process, signal.SIGKILL) for process in marked) else quiet + 1
+        if quiet == 2:
+            return
+        time.sleep(0.02)
+
+
+def kill_children(since: float) -> int:
+    """Kills descendants of this process that started at `since` (seconds since boot) or later."""
+    if not any(_has_children(thread.name) for thread in Path("/proc/self/task").iterdir()):
+        return 0
+    mine = _descendants(_all_processes(), os.getpid())
+    # The kernel counts in ticks: what started in the same tick counts as later.
+    return sum(
+        _send(process, signal.SIGKILL)
+        for process in mine
+        if process.started >= since - 1 / _TICKS and process.state != "Z"
+    )
+
+
+def _has_children(thread: str) -> bool:
+    try:
+        with Path(f"/proc/self/task/{thread}/children").open("rb") as file:
+            return bool(file.read(1))
+    except OSError:
+        return True  # a kernel without CONFIG_PROC_CHILDREN: look the long way
+
+
+def _all_processes() -> list[ProcessStat]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [stat for pid in pids if (stat := read_stat(pid))]
+
+
+def _belonging(processes: Iterable[ProcessStat], runner: int, token: str) -> list[ProcessStat]:
+    processes = list(processes)
+    below = {process.pid for process in _descendants(processes, runner)}
+    mark = _mark(token)
+    return [
+        process
+        for process in processes
+        if runner in (process.pid, process.session, process.group)
+        or process.pid in below
+        or _marked(process.pid, mark)
+    ]
+
+
+def _descendants(processes: Iterable[ProcessStat], root: int) -> list[ProcessStat]:
+    children: dict[int, list[ProcessStat]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process)
+    found, front = [], children.get(root, [])
+    while front:
+        found += front
+        front = [child for parent in front for child in children.get(parent.pid, ())]
+    return found
+
+
+def _mark(token: str) -> bytes:
+    return f"{TOKEN}={token}".encode()
+
+
+def _marked(pid: int, mark: bytes) -> bool:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(variable.startswith(mark) for variable in variables)
+
+
+def _send(process: ProcessStat, sig: signal.Signals) -> bool:
+    """Signals a process unless its number now belongs to another one."""
+    now = read_stat(process.pid)
+    if now is None or now.started != process.started:
+        return False
+    with contextlib.suppress(OSError):
+        os.kill(process.pid, sig)
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""The child process of a worker: it alone imports task code and runs it."""

@@ -1,0 +1,248 @@
+"""Where a context sends its reports: one channel for each attempt, one flusher for all."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from longshore.sdk.context import Progress
+from longshore_cpu_workers.runner.failures import clean
+from longshore_cpu_workers.runner.link import Link, encode
+from longshore_cpu_workers.runner.pacing import Allowance, Conflator
+
+PROGRESS_INTERVAL = 0.1
+LINES_PER_SECOND = 200.0
+LINES_PER_REPORT = 100
+LINE_BYTES = 4096
+MAX_CHECKPOINT = 256 * 1024
+_MAX_METRICS = 32
+
+
+class AttemptChannel:
+    """Reports of one attempt: paced, bounded, in order. Any thread may use it.
+
+    Implements longshore.sdk.context.Channel.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_clock",
+        "_dropped",
+        "_flusher",
+        "_lines",
+        "_link",
+        "_lock",
+        "_progress",
+        "_saved",
+        "_saves",
+        "_wake",
+        "cancel_task",
+        "closed",
+        "is_cancelled",
+        "serial",
+    )
+
+    def __init__(
+        self,
+        serial: int,
+        link: Link,
+        flusher: Flusher,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.serial = serial
+        self.is_cancelled = False
+        self.closed = False
+        self.cancel_task: Callable[[], object] | None = None
+        self._link = link
+        self._flusher = flusher
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._progress: Conflator[str] | None = None
+        self._allowance: Allowance | None = None
+        self._lines: list[str] = []
+        self._dropped = 0
+        self._saves = 0
+        self._saved = 0
+        self._wake: threading.Condition | None = None
+
+    # What task code calls, through its context
+
+    def progress(self, progress: Progress) -> None:
+        # Here and not when it leaves: a value that is no number is the caller's mistake.
+        text = progress_text(progress)
+        now = self._clock()
+        with self._lock:
+            if self.closed:
+                return
+            if self._progress is None:
+                self._progress = Conflator(PROGRESS_INTERVAL)
+            leaves = self._progress.offer(text, now)
+            if leaves is not None:
+                self._link.write(self._encode_progress(leaves, now))
+        if leaves is None:
+            self._flusher.watch(self)
+
+    def log(self, line: str) -> None:
+        now = self._clock()
+        with self._lock:
+            if self.closed:
+                return
+            if self._allowance is None:
+                self._allowance = Allowance(LINES_PER_SECOND, now)
+            if not self._allowance.take(now):
+                self._dropped += 1
+                return
+            self._lines.append(_bounded(line))
+            if len(self._lines) >= LINES_PER_REPORT:
+                self._link.write(self._encode_lines(now))
+                return
+        self._flusher.watch(self)
+
+    def checkpoint(self, value: Any, timeout: float) -> None:
+        text = _checkpoint_text(value)
+        with self._lock:
+            if self._wake is None:
+                self._wake = threading.Condition()
+            self._saves += 1
+            number = self._saves
+            self._link.write(encode(["checkpoint", self.serial, self._clock(), number, text]))
+        with self._wake:
+            self._wake.wait_for(lambda: self._saved >= number or self.is_cancelled, timeout)
+        if self._saved < number and not self.is_cancelled:
+            raise TimeoutError(f"the checkpoint was not confirmed within {timeout:g} s")
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    # What the worker says
+
+    def cancel(self) -> None:
+        """The attempt is to end."""
+        self.is_cancelled = True
+        self._notify()
+        if self.cancel_task is not None:
+            self.cancel_task()
+
+    def saved(self, number: int) -> None:
+        """A checkpoint, and all before it, are durable."""
+        self._saved = max(self._saved, number)
+        self._notify()
+
+    def _notify(self) -> None:
+        if (wake := self._wake) is not None:
+            with wake:
+                wake.notify_all()
+
+    # What leaves
+
+    def flush(self, now: float) -> bool:
+        """Sends what is due; returns True while something still waits."""
+        with self._lock:
+            if self.closed:
+                return False
+            data = self._encode_lines(now) if self._lines or self._dropped else b""
+            due = self._progress.due(now) if self._progress else None
+            if due is not None:
+                data += self._encode_progress(due, now)
+            if data:
+                self._link.write(data)
+            return self._progress is not None and self._progress.waits
+
+    def close(self) -> bytes:
+        """Ends it; returns what was not sent, to go before the outcome in the same write."""
+        with self._lock:
+            self.closed = True
+            if self._progress is None and not self._lines and not self._dropped:
+                return b""
+            now = self._clock()
+            data = self._encode_lines(now) if self._lines or self._dropped else b""
+            last = self._progress.last(now) if self._progress else None
+            return data if last is None else data + self._encode_progress(last, now)
+
+    def _encode_progress(self, text: str, now: float) -> bytes:
+        return encode(["progress", self.serial, now, text])
+
+    def _encode_lines(self, now: float) -> bytes:
+        lines, self._lines = self._lines, []
+        dropped, self._dropped = self._dropped, 0
+        return encode(["log", self.serial, now, lines, dropped])
+
+
+class Flusher:
+    """One thread that sends what had to wait, about ten times a second while there is any."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._watched: set[AttemptChannel] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, channel: AttemptChannel) -> None:
+        """Sees to it that what waits in a channel leaves in time."""
+        with self._lock:
+            self._watched.add(channel)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._watched:
+                time.sleep(PROGRESS_INTERVAL / 2)
+                self.flush(self._clock())
+
+    def flush(self, now: float) -> None:
+        """One round."""
+        with self._lock:
+            watched, self._watched = self._watched, set()
+        still = {channel for channel in watched if channel.flush(now)}
+        with self._lock:
+            self._watched |= still
+
+
+def progress_text(progress: Progress) -> str:
+    """JSON with the field names of longshore.v1.Progress; empty fields are left out."""
+    body: dict[str, Any] = {}
+    if progress.fraction is not None and math.isfinite(progress.fraction):
+        body["fraction"] = float(progress.fraction)
+    for name in ("completed", "total"):
+        if number := int(getattr(progress, name)):
+            body[name] = number
+    for name in ("unit", "phase", "message"):
+        if text := getattr(progress, name):
+            body[name] = clean(text)
+    if progress.metrics:
+        pairs = list(progress.metrics.items())[:_MAX_METRICS]
+        body["metrics"] = {clean(k): float(v) for k, v in pairs if math.isfinite(v)}
+    return orjson.dumps(body).decode()
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= LINE_BYTES // 4:  # no character takes more than four bytes
+        return line.encode("utf-8", "replace").decode()  # lone surrogates are no JSON
+    data = line.encode("utf-8", "replace")
+    if len(data) <= LINE_BYTES:
+        return data.decode()
+    return data[: LINE_BYTES - 3].decode("utf-8", "ignore") + "…"
+
+
+def _checkpoint_text(value: Any) -> str:
+    try:
+        text = orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(f"the checkpoint is not JSON: {error}") from None
+    if len(text) > MAX_CHECKPOINT:
+        raise ValueError(
+            f"the checkpoint has {len(text)} bytes as JSON, more than {MAX_CHECKPOINT}; "
+            "write large state to a file and keep its name here"
+        )
+    return text.decode()

@@ -1,0 +1,175 @@
+"""The runner process: loads tasks, then runs what the worker hands it until the worker ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from longshore.sdk.failures import JobCancelled
+from longshore.sdk.task import load_tasks
+from longshore_cpu_workers.reaping import kill_children
+from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
+from longshore_cpu_workers.runner.channel import AttemptChannel
+from longshore_cpu_workers.runner.failures import scrub
+from longshore_cpu_workers.runner.inbox import Inbox, Job
+from longshore_cpu_workers.runner.link import Link, encode
+from longshore_cpu_workers.runner.output import Output
+
+_TERMINATED = 128 + signal.SIGTERM
+_BROKEN = 3
+
+
+def main(fd: int, artifacts: str, scratch: str, modules: Sequence[str]) -> None:
+    """Runs until the worker closes the socket or ends the process."""
+    link = Link(socket.socket(fileno=fd))
+    output = Output()
+    faulthandler.enable(output.original)
+    try:
+        tasks = load_tasks(modules)
+    except BaseException as error:  # noqa: BLE001 - a module may call sys.exit when imported
+        where = f" of {', '.join(modules)}" if modules else ""
+        reason = scrub(f"{type(error).__name__}: {error}")
+        link.write(encode(["broken", f"the task modules{where} cannot be loaded: {reason}"]))
+        os._exit(_BROKEN)
+    inbox = Inbox(link)
+    threading.Thread(target=_serve, args=(inbox,), name="inbox", daemon=True).start()
+    link.write(encode(["ready", [name for name, task in tasks.items() if task.is_async]]))
+    _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch)).run()
+
+
+def _serve(inbox: Inbox) -> None:
+    try:
+        inbox.serve()
+    finally:
+        # The worker is gone, or this thread is broken: nobody could stop us any more.
+        os.killpg(0, signal.SIGKILL)
+
+
+class _Runner:
+    def __init__(self, link: Link, inbox: Inbox, output: Output, where: Surroundings) -> None:
+        self._link = link
+        self._inbox = inbox
+        self._output = output
+        self._where = where
+        self._in_task = False
+        self._running: dict[int, AttemptChannel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """The first job decides what this runner is for: sync tasks, or async ones."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        taken = self._inbox.take(wait=True)
+        assert taken is not None
+        task = self._where.tasks.get(taken[0].task)
+        if task is not None and task.is_async:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            asyncio.run(self._run_async(taken))
+        else:
+            self._run_sync(taken)
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        """The grace is over: interrupts Python code wherever it is, so that it can clean up."""
+        if not self._in_task:
+            os._exit(_TERMINATED)
+        self._in_task = False
+        raise JobCancelled
+
+    # One at a time, on the main thread
+
+    def _run_sync(self, taken: tuple[Job, AttemptChannel] | None) -> None:
+        unsent = b""
+        while True:
+            if taken is None:
+                if unsent:
+                    self._link.write(unsent)
+                    unsent = b""
+                taken = self._inbox.take(wait=True)
+                assert taken is not None
+            unsent = self._one(*taken, unsent)
+            taken = self._inbox.take(wait=False)
+
+    def _one(self, job: Job, channel: AttemptChannel, unsent: bytes) -> bytes:
+        """Runs one attempt and returns its outcome, which goes out with the start of the next.
+
+        One write for both is what makes the worker's knowledge exact: it never sees an outcome
+        without knowing whether the next attempt has begun.
+        """
+        if job.inputs and unsent:  # reading them may take long
+            self._link.write(unsent)
+            unsent = b""
+        run = AttemptRun(job, channel, self._where)
+        if run.prepare():
+            self._output.router.sole = channel
+            self._link.write(unsent + run.start())
+            unsent = b""
+            self._execute(run)
+        self._inbox.forget(job.serial)
+        return unsent + run.outcome()
+
+    def _execute(self, run: AttemptRun) -> None:
+        since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._in_task = True
+        try:
+            run.run()
+        finally:
+            self._in_task = False
+        run.stop_clock()
+        self._output.finish()
+        if run.told is not None:
+            kill_children(since)  # before the report: who reads it may rely on their end
+
+    # Many at once, in an event loop
+
+    async def _run_async(self, first: tuple[Job, AttemptChannel]) -> None:
+        loop = asyncio.get_running_loop()
+        self._begin(*first)
+        self._inbox.on_more = lambda: loop.call_soon_threadsafe(self._take_all)
+        self._take_all()  # what came in before on_more was set
+        await loop.create_future()  # until the process is ended
+
+    def _take_all(self) -> None:
+        while taken := self._inbox.take(wait=False):
+            self._begin(*taken)
+
+    def _begin(self, job: Job, channel: AttemptChannel) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._one_async(job, channel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _one_async(self, job: Job, channel: AttemptChannel) -> None:
+        run = AttemptRun(job, channel, self._where)
+        self._output.router.current.set(channel)
+        if await asyncio.to_thread(run.prepare) if job.inputs else run.prepare():
+            self._note(job.serial, channel)
+            self._make_cancellable(channel)
+            self._link.write(run.start())
+            await run.run_async()
+            run.stop_clock()
+            self._note(job.serial, None)
+        self._inbox.forget(job.serial)
+        self._link.write(run.outcome())
+
+    def _make_cancellable(self, channel: AttemptChannel) -> None:
+        """Only now: a cancel before the first step of a task would end it without an outcome."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        channel.cancel_task = lambda: loop.call_soon_threadsafe(task.cancel)
+        if channel.is_cancelled:
+            task.cancel()
+
+    def _note(self, serial: int, channel: AttemptChannel | None) -> None:
+        """Lines from outside the event loop belong to an attempt only while it is alone."""
+        if channel is None:
+            self._running.pop(serial, None)
+        else:
+            self._running[serial] = channel
+        alone = len(self._running) == 1
+        self._output.router.sole = next(iter(self._running.values())) if alone else None

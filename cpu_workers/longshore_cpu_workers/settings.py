@@ -1,0 +1,52 @@
+"""What a worker is told when it is made."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longshore_cpu_workers.wire import Needs
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """One worker. Durations are seconds.
+
+    Attributes:
+        worker_id: unique among all workers, ever.
+        pool: the pool it belongs to.
+        capacity: what its running attempts may take together.
+        artifacts: files of results go to `<artifacts>/<job_id>/<fence>/`.
+        scratch: folders that attempts use and that are deleted when they end.
+        modules: task modules, in addition to the entry points `longshore.tasks`.
+        max_runners: processes that run attempts at once; a spare one may be warm besides.
+        env: variables for runners, on top of the cleaned environment of the worker.
+        node: the machine, as people know it.
+        max_assigned: unfinished attempts it takes; what is beyond is returned at once.
+        term_grace: from SIGTERM to SIGKILL.
+        idle_timeout: an idle runner beyond the spare one is stopped after this long.
+        start_timeout: a runner that is not ready after this long has failed to start.
+        start_tries: failed starts in a row before the waiting attempts fail.
+        ahead_seconds: measured work that a runner is handed before it has begun it.
+        ahead_count: the same as a number of attempts.
+    """
+
+    worker_id: str
+    pool: str
+    capacity: Needs
+    artifacts: Path
+    scratch: Path
+    modules: tuple[str, ...] = ()
+    max_runners: int = field(default_factory=lambda: 2 * (os.cpu_count() or 1))
+    env: Mapping[str, str] = field(default_factory=dict)
+    node: str = field(default_factory=socket.gethostname)
+    max_assigned: int = 20_000
+    term_grace: float = 2.0
+    idle_timeout: float = 60.0
+    start_timeout: float = 60.0
+    start_tries: int = 3
+    ahead_seconds: float = 0.020
+    ahead_count: int = 512

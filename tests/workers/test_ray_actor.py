@@ -1,0 +1,70 @@
+"""The real Ray actor, once: what is thin needs few tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore_cpu_workers.settings import WorkerSettings
+from longshore_cpu_workers.wire import Assignment, Needs, Started, Succeeded
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[Any]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80 * 1024 * 1024,
+        log_to_driver=False,
+        namespace="longshore-test",
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield ray
+    ray.shutdown()
+
+
+async def test_a_detached_actor_is_assigned_and_polled(ray_here: Any, tmp_path: Path) -> None:
+    from longshore_cpu_workers.actor import WorkerActor
+
+    settings = WorkerSettings(
+        worker_id="w1",
+        pool="cpu",
+        capacity=Needs(cpu_millis=1000),
+        artifacts=tmp_path / "artifacts",
+        scratch=tmp_path / "scratch",
+        modules=("tasks_plain",),
+    )
+    actor = WorkerActor.options(  # type: ignore[attr-defined]
+        name="w1", lifetime="detached", num_cpus=1
+    ).remote(settings)
+    info = await actor.info.remote()
+    assert (info.worker_id, info.capacity.cpu_millis, info.devices) == ("w1", 1000, ())
+
+    jobs = [
+        Assignment(f"job-{n}", 7, 1, "double", "t", f'{{"value":{n}}}', (), Needs(1000), 60.0, 1.0)
+        for n in range(100)
+    ]
+    await actor.assign.remote(jobs)
+    results: dict[str, str] = {}
+    ack = started = 0
+    while len(results) < 100:
+        reply = await actor.poll.remote(ack, 10.0)
+        assert reply.reports, "nothing for 10 s"
+        ack = reply.last
+        started += sum(isinstance(report, Started) for report in reply.reports)
+        results |= {r.job_id: r.value for r in reply.reports if isinstance(r, Succeeded)}
+    assert started == 100
+    assert results == {f"job-{n}": str(2 * n) for n in range(100)}
+
+    found = ray_here.get_actor("w1", namespace="longshore-test")
+    await found.stop.remote(1.0)
+    ray_here.kill(found)

@@ -1,0 +1,149 @@
+"""Which process runs what: async tasks, devices, environments, speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from longshore.sdk.failures import FailureClass
+from longshore_cpu_workers.wire import Cancel, DeviceInfo, Failed, Needs, Started, Succeeded
+from longshore_gpu_workers.binding import DeviceBinding, NoDeviceError, bind
+from longshore_gpu_workers.devices import real_devices, simulated_devices
+from tests.workers.harness import Bench, job
+
+HALF = Needs(cpu_millis=100, gpu_millis=500, gpu_memory_bytes=1 << 30)
+WHOLE = Needs(cpu_millis=100, gpu_millis=1000)
+BOTH = Needs(cpu_millis=100, gpu_millis=2000)
+
+
+async def test_async_tasks_share_a_process_and_are_cancelled_one_by_one(two: Bench) -> None:
+    await two.assign(job("a", "for_ever", grace=30.0), job("b", "gather", {"value": 1}))
+    pid = await two.value("b")
+    await two.assign(job("c", "gather", {"value": 1}))
+    assert await two.value("c") == pid
+    await two.worker.cancel([Cancel("a", 1)])
+    assert (await two.failed("a")).failure.failure_class is FailureClass.CANCELLED
+    await two.assign(job("d", "gather"))
+    assert await two.value("d") == pid
+
+
+async def test_a_kill_spares_nobody_but_blames_one(two: Bench) -> None:
+    await two.assign(job("a", "for_ever"))
+    await two.started("a")
+    await two.assign(job("b", "blocks_the_loop", timeout=0.2, grace=0.1))
+    assert (await two.failed("b")).failure.failure_class is FailureClass.TIMEOUT
+    lost = (await two.failed("a")).failure
+    assert (lost.failure_class, lost.reason) == (FailureClass.WORKER_LOST, "RUNNER_LOST")
+    await two.run(job("c", "gather"))
+
+
+async def test_a_cpu_runner_sees_no_device_and_no_secret(
+    benches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("LONGSHORE_STORE", "postgres://me:secret@host/")
+    monkeypatch.setenv("RAY_X", "token")
+    made = await benches()
+    await made.assign(job("a", "sees"))
+    seen = await made.value("a")
+    assert seen["env"] == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "LONGSHORE_SIMULATED_DEVICES": None,
+        "LONGSHORE_STORE": None,
+        "RAY_X": None,
+    }
+    assert len(seen["fds"]) <= 9, "it inherited what it should not have"
+
+
+async def test_attempts_get_their_devices_and_no_other(benches: Any) -> None:
+    made: Bench = await benches(binding=bind([], simulate=2), capacity=Needs(4000, 0, 2000), cpus=4)
+    info = await made.worker.info()
+    assert [(d.name, d.simulated) for d in info.devices] == [
+        ("simulated 0", True),
+        ("simulated 1", True),
+    ]
+    await made.assign(*[job(f"half{n}", "sees", needs=HALF) for n in range(2)])
+    for name in ("half0", "half1"):
+        seen = await made.value(name)
+        assert seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
+        assert seen["env"]["LONGSHORE_SIMULATED_DEVICES"] == "0"
+        assert seen["devices"] == ["simulated 0"]
+    await made.assign(job("both", "sees", needs=BOTH))
+    assert (await made.value("both"))["env"]["LONGSHORE_SIMULATED_DEVICES"] == "0,1"
+    assert made.of(Started, "both")[0].devices == ("simulated 0", "simulated 1")
+
+
+def test_shares_are_packed_and_wholes_are_whole() -> None:
+    binding = DeviceBinding(simulated_devices(2))
+    assert binding.acquire(HALF) == (0,)
+    assert binding.acquire(WHOLE) == (1,)
+    assert binding.acquire(HALF) == (0,)
+    assert binding.acquire(HALF) is None
+    binding.release((1,), WHOLE)
+    assert binding.acquire(BOTH) is None
+    assert binding.acquire(HALF) == (1,)
+
+
+def test_device_memory_is_kept() -> None:
+    binding = DeviceBinding(simulated_devices(1, memory_bytes=3 << 30))
+    tenth = Needs(gpu_millis=100, gpu_memory_bytes=2 << 30)
+    assert binding.acquire(tenth) == (0,)
+    assert binding.acquire(tenth) is None
+    assert not binding.possible(Needs(gpu_millis=100, gpu_memory_bytes=4 << 30))
+    assert not binding.possible(Needs(gpu_millis=1500)), "a share of several devices"
+
+
+def test_real_devices_are_named_by_uuid() -> None:
+    infos = [DeviceInfo(n, f"GPU-{n}{n}", "H100", 80 << 30, False) for n in range(2)]
+    env = DeviceBinding(infos).env((1,))
+    assert env == {"CUDA_VISIBLE_DEVICES": "GPU-11", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def test_without_devices_a_gpu_worker_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert real_devices() == ()
+    with pytest.raises(NoDeviceError, match="simulate"):
+        bind([])
+
+
+def catalogue(*modules: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "longshore_cpu_workers.catalogue", *modules]
+    env = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=30, check=False)
+
+
+def test_the_catalogue_describes_tasks_as_json() -> None:
+    done = catalogue("tasks_plain")
+    assert done.returncode == 0, done.stderr
+    names = {described["name"] for described in json.loads(done.stdout)}
+    assert {"double", "gather"} <= names
+
+
+def test_the_catalogue_says_in_one_line_what_is_wrong() -> None:
+    done = catalogue("tasks_broken")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no licence" in done.stderr
+
+
+async def test_speed(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed, not asserted: machines differ. Run with -s to see it."""
+    await one.run(job("warm", "double"))
+    began = time.monotonic()
+    await one.run(job("single", "double"))
+    single = time.monotonic() - began
+    count = 10_000
+    began = time.monotonic()
+    await one.assign(*[job(f"j{n}", "double", {"value": n}) for n in range(count)])
+    await one.until(lambda: len(one.reports) >= 2 * (count + 2))
+    rate = count / (time.monotonic() - began)
+    assert len(one.of(Succeeded)) == count + 2
+    assert not one.of(Failed)
+    with capsys.disabled():
+        print(f"\none idle job: {single * 1e3:.1f} ms; one runner: {rate:,.0f} jobs/s")
