@@ -26,6 +26,12 @@ from longshore_embedded.processes import adopt_orphans, end_descendants
 EXIT_USAGE = 2
 """What the service ends with when starting it again would fail again; it has said why."""
 
+SERVICE = [sys.executable, "-m", "longshore_embedded.service"]
+"""The command of the service; its options follow as one argument."""
+
+MARK = "LONGSHORE_DATA"
+"""The variable that every process below the service inherits; names the data folder."""
+
 STOP_GRACE = 60.0
 ORPHAN_GRACE = 3.0
 LONGEST_BACKOFF = 30.0
@@ -71,7 +77,8 @@ class Supervisor:
     def _run_once(self) -> int:
         with _ray_folder() as folder:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "longshore_embedded.service", _packed(self._options, folder)]
+                [*SERVICE, _packed(self._options)],
+                env={**os.environ, MARK: str(self._options.data), "RAY_TMPDIR": str(folder)},
             )
             if self._stopping:  # the signal came before there was a child to pass it on to
                 self._child.terminate()
@@ -108,9 +115,9 @@ class Supervisor:
             time.sleep(0.05)
 
 
-def _packed(options: UpOptions, ray_folder: Path) -> str:
+def _packed(options: UpOptions) -> str:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
-    return json.dumps({**values, "ray_folder": str(ray_folder), "parent_pid": os.getpid()})
+    return json.dumps({**values, "parent_pid": os.getpid()})
 
 
 @contextmanager

@@ -34,9 +34,9 @@ def _prctl(option: int, value: int) -> None:
 def descendants(pid: int) -> list[int]:
     """Every living process below `pid`, children before grandchildren; zombies left out."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
-            children.setdefault(parent, []).append(int(entry.name))
+    for each in _all():
+        if (parent := _parent(Path(f"/proc/{each}"))) is not None:
+            children.setdefault(parent, []).append(each)
     found: list[int] = []
     wanted = [pid]
     while wanted:
@@ -71,6 +71,39 @@ def end_descendants(grace: float) -> int:
         left = descendants(os.getpid())
     _reap()
     return len(doomed)
+
+
+def end_strays(marker: str) -> int:
+    """Kills processes that carry `marker` ("NAME=value") in their environment, except this one,
+    its parents and what is below it. Returns how many.
+
+    Ray's helpers outlive a service and a parent that are killed in the same moment; whoever
+    holds the lock of the data folder next is the one who may end them.
+    """
+    spared = {os.getpid(), *_ancestors(), *descendants(os.getpid())}
+    wanted = marker.encode()
+    strays = [pid for pid in _all() if pid not in spared and wanted in _environment(pid)]
+    _signal_all(strays, signal.SIGKILL)
+    return len(strays)
+
+
+def _all() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _ancestors() -> list[int]:
+    found: list[int] = []
+    pid: int | None = os.getpid()
+    while pid and (pid := _parent(Path(f"/proc/{pid}"))):
+        found.append(pid)
+    return found
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or another user's
+        return []
 
 
 def _signal_all(pids: list[int], how: signal.Signals) -> None:

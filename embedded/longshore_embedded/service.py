@@ -16,8 +16,8 @@ from pathlib import Path
 
 from longshore_embedded.catalogue import CatalogueError, read_catalogue
 from longshore_embedded.machine import with_pools
-from longshore_embedded.main import EXIT_USAGE
-from longshore_embedded.processes import die_with_parent
+from longshore_embedded.main import EXIT_USAGE, MARK
+from longshore_embedded.processes import die_with_parent, end_strays
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
 from longshore_server.server import LongshoreServer, ListenError
@@ -42,14 +42,13 @@ class ServiceOptions:
     simulate_gpus: int
     insecure: bool
     store: str | None
-    ray_folder: Path
     parent_pid: int
 
     @classmethod
     def from_json(cls, text: str) -> ServiceOptions:
         """The other way round of what the parent packed."""
         values = json.loads(text)
-        for name in ("data", "config", "ray_folder"):
+        for name in ("data", "config"):
             values[name] = Path(values[name]) if values[name] else None
         return cls(**values)
 
@@ -96,6 +95,7 @@ class Service:
         store = SqlStore(self._options.store_url)
         await store.open()
         stack.push_async_callback(store.close)
+        end_strays(f"{MARK}={self._options.data}")  # the lock is ours, so they are nobody's
         await store.declare_queues(
             [
                 QueueDeclaration(name, q.maximum_waiting, _us(q.attempt_timeout), q.overflow_to)
@@ -165,6 +165,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     return asyncio.run(_serve(options))
 

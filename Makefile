@@ -1,0 +1,131 @@
+# Everything a developer or a pipeline runs. `make` alone prints what there is.
+# Needs make and a Python from 3.11 on; all else is installed into .venv by `make setup`.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+PACKAGES := clients/longshore store/longshore_store server/longshore_server scheduler/longshore_scheduler \
+	cpu_workers/longshore_cpu_workers gpu_workers/longshore_gpu_workers embedded/longshore_embedded
+# What ruff and mypy read; the folders that a checkout does not have are left out.
+SOURCES = $(PACKAGES) $(wildcard tests benchmarks examples)
+
+PROTOS := $(sort $(wildcard protos/longshore/v1/*.proto))
+SERVICES := $(filter %_service.proto,$(PROTOS))
+# Where `make proto` writes; the test of the stubs points it at a scratch folder.
+PROTO_OUT ?= clients
+# The google/rpc/*.proto files come out of the googleapis-common-protos wheel.
+PROTOC = $(PY) -m grpc_tools.protoc -I protos -I $(SITE)
+
+# `make lock UPGRADE=1` takes the newest versions; without it, pins move only where they must.
+UPGRADE ?=
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" pyproject.toml
+
+# Independent checks run side by side and all of them report; output stays in blocks where this make can do that.
+CHECKS := check-lint check-format check-types check-imports check-protos check-breaking check-layout
+TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: help setup demo test check proto bench lock clean $(CHECKS) $(VENV)/descriptors.binpb
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed ## Create .venv with the pinned dependencies and this project in it
+
+demo: setup ## Run the demo: a server, CPU and GPU jobs, all on this machine
+	@$(PY) -m examples.demo
+
+test: setup ## Everything that a change must pass: the checks, then all tests
+	@$(MAKE) --no-print-directory check
+	@$(PY) -m pytest --ignore=tests/layout
+
+check: setup ## Lint, formatting, types, import directions, protos, layout; no other tests
+	@$(MAKE) $(TOGETHER) $(CHECKS)
+
+proto: $(VENV)/.installed ## Generate the Python stubs from protos/
+	@$(PROTOC) --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) \
+		$(PROTOS)
+	@$(PROTOC) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --grpc_python_out=$(PROTO_OUT) \
+		--mypy_grpc_out=quiet:$(PROTO_OUT) $(SERVICES)
+
+bench: setup ## Measure; see benchmarks/
+	@$(PY) -m benchmarks
+
+lock: $(VENV)/.created ## Pin the dependencies of pyproject.toml in requirements/ (UPGRADE=1: to the newest)
+	@test -x $(BIN)/uv || $(PY) -m pip install --quiet uv
+	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev --output-file requirements/dev.txt
+	@$(UV_COMPILE) --constraint requirements/dev.txt --all-extras --output-file requirements/all.txt
+	@$(UV_COMPILE) --constraint requirements/dev.txt --output-file requirements/client.txt
+
+clean: ## Remove .venv, caches, built distributions and the demo's data
+	rm -rf $(VENV) build dist demo-data .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- setup in steps; each leaves a stamp in .venv and runs again only when what it read has changed ---
+
+$(VENV)/.created:
+	@if ! $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		found=; \
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				found=$$candidate; break; \
+			fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python from 3.11 on with its venv module among: $(or $(PYTHON),python3.11 to python3.14, python3)." \
+				"Install one (Debian, Ubuntu: python3 and python3-venv) or name it: make setup PYTHON=..." >&2; \
+			exit 1; \
+		fi; \
+		$$found -m venv --clear $(VENV); \
+	fi
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@touch $@
+
+$(VENV)/.dependencies: requirements/dev.txt $(VENV)/.created
+	@echo "Installing the pinned dependencies into $(VENV) (a few minutes the first time) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.dependencies
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# --- the checks, one by one ---
+
+check-lint:
+	@$(BIN)/ruff check $(SOURCES)
+
+check-format:
+	@$(BIN)/ruff format --check $(SOURCES)
+
+check-types:
+	@$(BIN)/mypy $(SOURCES)
+
+check-imports:
+	@$(BIN)/lint-imports --no-logo
+
+check-protos: $(VENV)/descriptors.binpb
+	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf lint $< --config protos/buf.yaml --path longshore
+
+# Against the last release: the newest v* tag that this commit descends from.
+check-breaking: $(VENV)/descriptors.binpb
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || true); \
+	if [ -z "$$tag" ]; then echo "buf breaking: no release tag yet, nothing to compare with"; exit 0; fi; \
+	set -eu; old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
+	git archive "$$tag" protos | tar -x -C "$$old"; \
+	$(PY) -m grpc_tools.protoc -I "$$old/protos" -I $(SITE) --include_imports \
+		--descriptor_set_out="$$old/descriptors.binpb" $$(cd "$$old/protos" && find longshore -name '*.proto'); \
+	$(BIN)/buf breaking $< --against "$$old/descriptors.binpb" --config protos/buf.yaml --path longshore
+
+check-layout:
+	@$(PY) -m pytest -q tests/layout
+
+# The contract as one file: buf has no include path, so protoc resolves the imports for it, offline.
+$(VENV)/descriptors.binpb:
+	@$(PROTOC) --include_imports --include_source_info --descriptor_set_out=$@ $(PROTOS)
