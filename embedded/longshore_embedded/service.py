@@ -20,7 +20,7 @@ from longshore_embedded.main import EXIT_USAGE, MARK
 from longshore_embedded.processes import die_with_parent, end_strays
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
-from longshore_server.server import LongshoreServer, ListenError
+from longshore_server.server import ListenError, LongshoreServer
 from longshore_store.dialects import StoreLocked
 from longshore_store.model import QueueDeclaration, StoreUnavailable
 from longshore_store.settings import Settings, SettingsError, load_settings

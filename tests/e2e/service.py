@@ -64,8 +64,10 @@ class Service:
         self.log.write_bytes(b"")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [LONGSHORE, "up", "--data", self.data, "--listen", listen]
-                + ["--config", self.config, "--simulate-gpus", "1"],
+                [
+                    *(str(LONGSHORE), "up", "--data", str(self.data), "--listen", listen),
+                    *("--config", str(self.config), "--simulate-gpus", "1"),
+                ],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(HERE)},

@@ -1,0 +1,91 @@
+"""The decorator of every handler: typed refusals and surprises become a google.rpc.Status."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+import grpc
+from grpc_status import rpc_status
+
+from longshore_server.decoding import Undecodable
+from longshore_server.identity import Context
+from longshore_server.refusals import Code, Refusal, cut, unavailable
+from longshore_store.model import StoreUnavailable
+
+_log = logging.getLogger("longshore.server")
+_RETRY_STORE = 1.0
+ABORT_TIMEOUT = 1.0
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def answers(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Wraps a handler (self, request, context). CancelledError passes untouched."""
+    name = getattr(method, "__qualname__", "handler")
+
+    @functools.wraps(method)
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            if isinstance(args[1], Undecodable):
+                raise _unreadable(args[1])
+            return await method(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # the last resort: INTERNAL, with an id
+            await refuse(cast(Context, args[2]), refusal_of(error, name))
+
+    return answer
+
+
+def refusal_of(error: Exception, where: str) -> Refusal:
+    """The refusal that an exception stands for. An abort by grpc itself is raised again."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, StoreUnavailable):
+        _log.warning("%s: the store is unavailable", where)
+        message = "the database does not answer: nothing is known to be stored, try again"
+        return unavailable("STORE_UNAVAILABLE", message, _RETRY_STORE)
+    return _internal(error, where)
+
+
+def _unreadable(request: Undecodable) -> Refusal:
+    message = f"the request is not a valid message: {request.why}: send strings as UTF-8"
+    return Refusal(Code.INVALID_ARGUMENT, "UNREADABLE_REQUEST", cut(message))
+
+
+def _internal(error: Exception, where: str) -> Refusal:
+    error_id = log_surprise(error, where)
+    message = f"the server failed: give its operators the error id {error_id}"
+    return Refusal(Code.INTERNAL, "INTERNAL", message, metadata={"error_id": error_id})
+
+
+def log_surprise(error: BaseException, where: str) -> str:
+    """Logs an unexpected exception under a new id, and returns the id.
+
+    Only frames and types are logged: the text of an exception may quote a payload.
+    """
+    error_id = secrets.token_hex(8)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("error %s in %s: %s\n%s", error_id, where, type(error).__qualname__, frames)
+    return error_id
+
+
+async def refuse(context: Context, refusal: Refusal) -> NoReturn:
+    """Ends the call with the status of the refusal.
+
+    The status of a stream that is not read waits behind what was written before. grpc sends it
+    once the client reads again, or drops it with the connection; the handler does not wait.
+    """
+    status: Any = rpc_status.to_status(refusal.status())
+    try:
+        async with asyncio.timeout(ABORT_TIMEOUT):
+            await context.abort_with_status(status)
+    except TimeoutError:
+        # The one exception that grpc.aio takes from a handler as "this call is over".
+        raise asyncio.CancelledError from None

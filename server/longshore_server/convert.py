@@ -1,0 +1,261 @@
+"""From the records of the store to the messages of the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from google.rpc import error_details_pb2 as rpc
+from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN
+from google.rpc.status_pb2 import Status
+
+from longshore.v1 import job_pb2, pool_service_pb2, queue_service_pb2, watch_pb2
+from longshore_server.rates import Rate
+from longshore_server.refusals import DOMAIN
+from longshore_server.times import duration, span, timestamp
+from longshore_store.failure import FailureRecord
+from longshore_store.model import (
+    AttemptRecord,
+    EventRecord,
+    JobRecord,
+    PoolRecord,
+    QueueRecord,
+    WorkerRecord,
+)
+from longshore_store.needs import parse_needs
+from longshore_store.states import TERMINAL, JobState
+
+_UNEXPLAINED = {
+    JobState.CANCELLED: (CANCELLED, "CANCELLED", "the job was cancelled"),
+    JobState.EXPIRED: (DEADLINE_EXCEEDED, "EXPIRED", "a deadline of the job passed"),
+}
+_PLAIN_PROGRESS = ("fraction", "completed", "total", "unit", "phase", "message")
+
+
+def job_message(record: JobRecord, retention_us: int, *, payload: bool = False) -> job_pb2.Job:
+    """A job. Parts that the record was read without stay unset: that is the BASIC view.
+
+    retention_us: how long an ended job is kept. payload: include it, where it was read.
+    """
+    job = job_pb2.Job(
+        job_id=record.id,
+        state=_state(record.state),
+        revision=record.revision,
+        tenant=record.tenant,
+        latest_sequence=record.sequence,
+        run=record.run,
+    )
+    job.spec.ParseFromString(record.spec)
+    if payload and record.payload is not None:
+        job.spec.payload = record.payload
+    _set_times(job, record, retention_us)
+    if record.progress_json is not None:
+        job.progress.CopyFrom(progress_message(record.progress_json))
+    for attempt in record.attempts:
+        job.attempts.append(attempt_message(attempt))
+    _set_outcome(job, record)
+    return job
+
+
+def _state(state: int) -> job_pb2.JobState.ValueType:
+    return job_pb2.JobState.ValueType(state)
+
+
+def _set_times(job: job_pb2.Job, record: JobRecord, retention_us: int) -> None:
+    job.create_time.CopyFrom(timestamp(record.created_us))
+    if record.first_started_us is not None:
+        job.start_time.CopyFrom(timestamp(record.first_started_us))
+    if record.ended_us is None or record.state not in TERMINAL:
+        return
+    job.end_time.CopyFrom(timestamp(record.ended_us))
+    # Dead letters wait for a redrive; they are not deleted by the age of the others.
+    if record.state is not JobState.DEAD_LETTERED:
+        job.expire_time.CopyFrom(timestamp(record.ended_us + retention_us))
+
+
+def _set_outcome(job: job_pb2.Job, record: JobRecord) -> None:
+    if record.state not in TERMINAL:
+        return
+    if record.state is JobState.SUCCEEDED:
+        if record.value_json is not None:
+            job.result.value = record.value_json
+            for name, ref in _artifacts(record.artifacts_json):
+                job.result.artifacts[name].CopyFrom(ref)
+    elif record.failure_json is not None:
+        job.error.CopyFrom(failure_status(record.failure_json))
+    else:
+        code, reason, text = _UNEXPLAINED.get(
+            record.state, (UNKNOWN, record.state.name, "the job failed; no cause was recorded")
+        )
+        job.error.CopyFrom(_status(code, reason, text, {}))
+
+
+def _artifacts(text: str | None) -> list[tuple[str, job_pb2.PayloadRef]]:
+    values: Any = orjson.loads(text or "[]")
+    pairs = values.items() if isinstance(values, dict) else ((v["name"], v) for v in values)
+    return [(name, _reference(value)) for name, value in pairs]
+
+
+def _reference(value: dict[str, Any]) -> job_pb2.PayloadRef:
+    return job_pb2.PayloadRef(
+        uri=value.get("uri", ""),
+        size_bytes=value.get("size_bytes", value.get("size", 0)),
+        sha256=bytes.fromhex(value.get("sha256", "")),
+        media_type=value.get("media_type", ""),
+    )
+
+
+def attempt_message(record: AttemptRecord) -> job_pb2.Attempt:
+    """One attempt, ended or current."""
+    attempt = job_pb2.Attempt(
+        number=record.number,
+        fence=record.fence,
+        worker_id=record.worker_id,
+        failure_class=job_pb2.FailureClass.ValueType(record.failure_class),
+        run=record.run,
+        devices=[_device_name(device) for device in orjson.loads(record.devices_json or "[]")],
+    )
+    for field, us in (
+        (attempt.queue_time, record.queued_us),
+        (attempt.lease_time, record.leased_us),
+        (attempt.start_time, record.started_us),
+        (attempt.end_time, record.ended_us),
+    ):
+        if us is not None:
+            field.CopyFrom(timestamp(us))
+    if record.failure_json is not None:
+        attempt.error.CopyFrom(failure_status(record.failure_json))
+    return attempt
+
+
+def _device_name(device: Any) -> str:
+    return device if isinstance(device, str) else str(device.get("name", ""))
+
+
+def failure_status(failure_json: str) -> Status:
+    """How an attempt or a job failed, with all its details."""
+    failure = FailureRecord.from_json(failure_json)
+    status = _status(failure.code, failure.reason, failure.message, dict(failure.metadata))
+    if failure.violations:
+        bad = rpc.BadRequest()
+        for path, text in failure.violations:
+            bad.field_violations.add(field=path, description=text)
+        status.details.add().Pack(bad)
+    if failure.traceback:
+        debug = rpc.DebugInfo(stack_entries=failure.traceback.splitlines())
+        status.details.add().Pack(debug)
+    return status
+
+
+def _status(code: int, reason: str, message: str, metadata: dict[str, str]) -> Status:
+    status = Status(code=code, message=message)
+    status.details.add().Pack(rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    return status
+
+
+def progress_message(progress_json: str) -> job_pb2.Progress:
+    """The newest progress; estimated_remaining is kept in seconds. Unknown names are skipped."""
+    values = orjson.loads(progress_json)
+    given = {n: values[n] for n in _PLAIN_PROGRESS if values.get(n) is not None}
+    progress = job_pb2.Progress(**given)
+    if values.get("metrics"):
+        progress.metrics.update(values["metrics"])
+    remaining = values.get("estimated_remaining")
+    if remaining is not None:
+        seconds = float(str(remaining).removesuffix("s"))
+        progress.estimated_remaining.CopyFrom(span(max(0.0, seconds)))
+    return progress
+
+
+def state_event(record: EventRecord, revision: int) -> watch_pb2.WatchProgressResponse:
+    """A state change as one event of a watch."""
+    message = _event(record, revision)
+    change = message.state_change
+    change.from_state, change.to_state = _state(record.from_state), _state(record.to_state)
+    change.reason = record.reason
+    change.will_retry = record.to_state == JobState.RETRYING
+    if record.due_us is not None:
+        change.next_attempt_time.CopyFrom(timestamp(record.due_us))
+    return message
+
+
+def log_event(record: EventRecord, revision: int) -> watch_pb2.WatchProgressResponse:
+    """A chunk of log lines as one event of a watch."""
+    message = _event(record, revision)
+    values = orjson.loads(record.body_json or "{}")
+    message.log_chunk.lines.extend(values.get("lines", ()))
+    message.log_chunk.dropped = values.get("dropped", 0)
+    return message
+
+
+def _event(record: EventRecord, revision: int) -> watch_pb2.WatchProgressResponse:
+    return watch_pb2.WatchProgressResponse(
+        sequence=record.sequence,
+        event_time=timestamp(record.time_us),
+        attempt=record.number,
+        revision=revision,
+    )
+
+
+def queue_message(record: QueueRecord, rate: Rate) -> queue_service_pb2.Queue:
+    """A queue with its depth and its rate."""
+    queue = queue_service_pb2.Queue(
+        name=record.name,
+        paused=record.paused,
+        pause_reason=record.pause_reason,
+        waiting=record.waiting,
+        active=record.active,
+        maximum_waiting=record.maximum_waiting,
+        drain_rate=rate.mean,
+        overflow_to=record.overflow_to,
+    )
+    if record.paused_us is not None:
+        queue.pause_time.CopyFrom(timestamp(record.paused_us))
+    if record.attempt_timeout_us is not None:
+        queue.attempt_timeout.CopyFrom(duration(record.attempt_timeout_us))
+    return queue
+
+
+def resources_message(shape_json: str) -> job_pb2.Resources:
+    """What a worker offers."""
+    shape = parse_needs(shape_json)
+    return job_pb2.Resources(
+        cpu_millis=shape.cpu_millis,
+        memory_bytes=shape.memory_bytes,
+        gpu_millis=shape.gpu_millis,
+        gpu_memory_bytes=shape.gpu_memory_bytes,
+        accelerator_types=shape.accelerators,
+        model=shape.model,
+        custom=dict(shape.custom),
+    )
+
+
+def pool_message(record: PoolRecord) -> pool_service_pb2.Pool:
+    """A pool with its size and its load."""
+    return pool_service_pb2.Pool(
+        name=record.name,
+        worker_resources=resources_message(record.shape_json),
+        minimum_workers=record.minimum_workers,
+        maximum_workers=record.maximum_workers,
+        ready_workers=record.ready_workers,
+        starting_workers=record.starting_workers,
+        active_attempts=record.active_attempts,
+        simulated=record.simulated,
+    )
+
+
+def worker_message(record: WorkerRecord) -> pool_service_pb2.Worker:
+    """A worker with its devices."""
+    devices = orjson.loads(record.devices_json or "[]")
+    return pool_service_pb2.Worker(
+        worker_id=record.id,
+        pool=record.pool,
+        state=pool_service_pb2.WorkerState.ValueType(record.state),
+        node=record.node,
+        pid=record.pid,
+        resources=resources_message(record.shape_json),
+        devices=[pool_service_pb2.Device(**device) for device in devices],
+        active_attempts=record.active_attempts,
+        start_time=timestamp(record.started_us),
+        heartbeat_time=timestamp(record.heartbeat_us),
+    )

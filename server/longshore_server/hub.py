@@ -1,0 +1,233 @@
+"""WatchHub: one reader of changes for all the watches of a server process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from longshore.v1.watch_pb2 import WatchProgressResponse
+from longshore_server.answering import log_surprise
+from longshore_server.mailbox import Rendered, Watcher
+from longshore_server.refusals import exhausted, unavailable
+from longshore_store.model import StoreUnavailable
+from longshore_store.store import Store
+
+POLL = 1.0
+IDS_A_READ = 500
+IDS_A_POLL = 2000
+READ_TIMEOUT = 30.0
+PAUSE_AFTER_FAILURE = 0.5
+RETRY_DELAY = 1.0
+
+MakeTerminal = Callable[[str], Awaitable[WatchProgressResponse | None]]
+
+
+class Topic:
+    """One watched job: who watches it, and its Terminal once somebody asked for it."""
+
+    def __init__(self) -> None:
+        self.watchers: dict[Watcher, None] = {}
+        self.terminal: tuple[int, asyncio.Task[WatchProgressResponse | None]] | None = None
+
+
+class WatchHub:
+    """Reads what changed of watched jobs, once for all, and hands it out.
+
+    Hints of the store mark jobs dirty; a slow poll marks all of them in turn, in case a hint
+    was lost or the change was made by another process. While one read is on its way the next
+    set forms by itself. Attaching a watcher marks its job too, so whatever was committed after
+    the cursor it attaches with is found, hint or no hint.
+
+    Args:
+        store: where changes are read.
+        maximum: watches and long-polls at once; more are refused.
+        poll: seconds between two polls.
+    """
+
+    def __init__(self, store: Store, maximum: int, *, poll: float = POLL) -> None:
+        self._store = store
+        self._maximum = maximum
+        self._poll = poll
+        self._topics: dict[str, Topic] = {}
+        self._dirty: dict[str, None] = {}
+        self._open = 0
+        self._polled_to = ""
+        self._wake = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self.draining = False
+
+    def start(self) -> None:
+        """Subscribes and begins to pump."""
+        self._unsubscribe = self._store.subscribe(self._hint)
+        self._task = asyncio.create_task(self._pump(), name="watch-hub")
+
+    async def stop(self) -> None:
+        """Ends the pump. Watches that are still open get nothing any more."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def drain(self, timeout: float) -> None:
+        """Tells every watch that the server stops, and waits until they have gone."""
+        self.draining = True
+        for topic in self._topics.values():
+            for watcher in topic.watchers:
+                watcher.drain()
+        if self._open:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._closed.wait()
+            except TimeoutError:
+                pass  # the stop of the server cuts them
+
+    @property
+    def open_watches(self) -> int:
+        """Watches and long-polls that are open now."""
+        return self._open
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a watch while it is open.
+
+        Raises:
+            Refusal: there are as many as may be, or the server stops.
+        """
+        if self.draining:
+            raise draining()
+        if self._open >= self._maximum:
+            text = f"{self._open} watches are open, as many as this server takes: try again later"
+            raise exhausted("TOO_MANY_WATCHES", "watches", text, RETRY_DELAY)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._closed.set()
+
+    @contextmanager
+    def attached(self, job_id: str, watcher: Watcher) -> Iterator[None]:
+        """Hands the changes of a job to the watcher, from its cursor on."""
+        topic = self._topics.setdefault(job_id, Topic())
+        topic.watchers[watcher] = None
+        self._mark(job_id)
+        if self.draining:
+            watcher.drain()
+        try:
+            yield
+        finally:
+            self._detach(job_id, topic, watcher)
+
+    def _detach(self, job_id: str, topic: Topic, watcher: Watcher) -> None:
+        topic.watchers.pop(watcher, None)
+        if not topic.watchers and self._topics.get(job_id) is topic:
+            del self._topics[job_id]
+
+    async def terminal(
+        self, job_id: str, sequence: int, make: MakeTerminal
+    ) -> WatchProgressResponse | None:
+        """The Terminal of an attached job, made once for all watches that end together."""
+        topic = self._topics.get(job_id) or Topic()
+        if topic.terminal is None or topic.terminal[0] != sequence or _failed(topic.terminal[1]):
+            topic.terminal = sequence, asyncio.ensure_future(make(job_id))
+        async with asyncio.timeout(READ_TIMEOUT):
+            # Shielded: a watch that is cancelled must not take the answer from the others.
+            return await asyncio.shield(topic.terminal[1])
+
+    # -- the pump
+
+    def _hint(self, job_ids: Iterable[str]) -> None:
+        topics = self._topics
+        if topics:
+            for job_id in job_ids:
+                if job_id in topics:
+                    self._mark(job_id)
+
+    def _mark(self, job_id: str) -> None:
+        self._dirty[job_id] = None
+        self._wake.set()
+
+    async def _pump(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_poll = loop.time() + self._poll
+        while True:
+            if not self._dirty:
+                await self._wait(next_poll)
+            if loop.time() >= next_poll:
+                next_poll = loop.time() + self._poll
+                self._mark_some()
+            try:
+                await self._read(self._take())
+            except (StoreUnavailable, TimeoutError):
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)  # the poll will find what was missed
+            except Exception as error:  # noqa: BLE001  # the pump must outlive a surprise
+                log_surprise(error, "the watch hub")
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+
+    async def _wait(self, until: float) -> None:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _mark_some(self) -> None:
+        """Marks the next jobs in turn: all of them, where they are not too many for one poll."""
+        ids = list(self._topics)
+        if len(ids) > IDS_A_POLL:
+            ids.sort()
+            later = [job_id for job_id in ids if job_id > self._polled_to]
+            ids = (later + ids)[:IDS_A_POLL]
+            self._polled_to = ids[-1]
+        self._dirty.update(dict.fromkeys(ids))
+
+    def _take(self) -> dict[str, int]:
+        """Some dirty jobs, each with the lowest cursor of its watchers."""
+        cursors = {}
+        for job_id in list(islice(self._dirty, IDS_A_READ)):
+            del self._dirty[job_id]
+            topic = self._topics.get(job_id)
+            if topic is not None and topic.watchers:
+                cursors[job_id] = min(watcher.cursor for watcher in topic.watchers)
+        return cursors
+
+    async def _read(self, cursors: dict[str, int]) -> None:
+        if not cursors:
+            return
+        async with asyncio.timeout(READ_TIMEOUT):
+            found = await self._store.read_changes(cursors)
+        for changes in found:
+            start = cursors.pop(changes.job_id)
+            topic = self._topics.get(changes.job_id)
+            if topic is not None:
+                self._hand_out(topic, Rendered(changes), start)
+        for job_id in cursors:
+            topic = self._topics.get(job_id)
+            for watcher in tuple(topic.watchers) if topic else ():
+                watcher.vanish()
+
+    def _hand_out(self, topic: Topic, rendered: Rendered, start: int) -> None:
+        job_id = rendered.changes.job_id
+        for watcher in tuple(topic.watchers):
+            # One that attached during the read, further back, has marked the job again.
+            if watcher.cursor >= start and not watcher.offer(rendered):
+                self._detach(job_id, topic, watcher)
+        if not rendered.is_last_page and topic.watchers:
+            self._mark(job_id)
+
+
+def _failed(task: asyncio.Task[WatchProgressResponse | None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def draining() -> Exception:
+    """The refusal of a server that stops."""
+    text = "the server is stopping: reconnect, another one or the next one will answer"
+    return unavailable("SHUTTING_DOWN", text, RETRY_DELAY)

@@ -1,0 +1,17 @@
+"""Who asks. The one place that decides it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+"""What grpc hands to every handler; its message types do not matter to ours."""
+
+TENANT = "default"
+
+
+def tenant_of(context: Context) -> str:  # noqa: ARG001  # who asks will decide it
+    """The tenant of a call: in this release everyone is the tenant "default"."""
+    return TENANT

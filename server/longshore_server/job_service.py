@@ -1,0 +1,209 @@
+"""JobService: what internal callers use."""
+
+# ruff: noqa: N802  # the contract names the methods
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from longshore.v1 import job_service_pb2 as pb
+from longshore.v1 import watch_pb2
+from longshore.v1.job_service_pb2_grpc import JobServiceServicer
+from longshore_server.answering import answers
+from longshore_server.filters import FilterError, parse_filter
+from longshore_server.hub import WatchHub
+from longshore_server.identity import Context, tenant_of
+from longshore_server.jobs import JobReader
+from longshore_server.mailbox import RevisionWaiter
+from longshore_server.paging import make_token, page_size, read_token
+from longshore_server.refusals import Code, Faults, Refusal, refuse_field
+from longshore_server.spec_checks import check_duration, check_text
+from longshore_server.submitting import LARGEST_BATCH, Submitter
+from longshore_server.times import SECOND, micros
+from longshore_server.watch import Watch, check_watch
+from longshore_store.model import JobQuery, JobRecord
+from longshore_store.settings import ServerSettings
+from longshore_store.states import TERMINAL
+from longshore_store.store import Store
+
+LONGEST_WAIT = 60.0
+DEFAULT_PAGE = 50
+PAGE_BYTES = 3 * 1024 * 1024
+FULL_READ = 16
+_ORDERS = {"": True, "create_time desc": True, "create_time asc": False, "create_time": False}
+
+
+class JobService(JobServiceServicer):
+    """The control plane. Every method refuses with a google.rpc.Status."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: ServerSettings,
+        jobs: JobReader,
+        submitter: Submitter,
+        hub: WatchHub,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._jobs = jobs
+        self._submitter = submitter
+        self._hub = hub
+
+    @answers
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
+        """Accepts one job."""
+        answer = pb.SubmitResponse()
+        await self._submitter.submit((request,), ("",), tenant_of(context), lambda: answer)
+        return answer
+
+    @answers
+    async def SubmitBatch(
+        self, request: pb.SubmitBatchRequest, context: Context
+    ) -> pb.SubmitBatchResponse:
+        """Accepts 1 to 1000 jobs, or none."""
+        count = len(request.requests)
+        if not 1 <= count <= LARGEST_BATCH:
+            refuse_field("requests", f"has {count} jobs; give 1 to {LARGEST_BATCH} in one call")
+        places = [f"requests[{index}]." for index in range(count)]
+        answer = pb.SubmitBatchResponse()
+        await self._submitter.submit(
+            request.requests, places, tenant_of(context), answer.responses.add
+        )
+        return answer
+
+    @answers
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        """Reads a job; with after_revision only once it has changed, ended, or `wait` is over."""
+        tenant = tenant_of(context)
+        full = request.view == pb.JOB_VIEW_FULL
+        faults = Faults()
+        if request.HasField("wait"):
+            check_duration(request.wait, "wait", faults)
+        faults.check()
+        record = await self._jobs.read(request.job_id, tenant, full=full)
+        if request.HasField("after_revision") and await self._wait_for_news(request, record):
+            record = await self._jobs.read(request.job_id, tenant, full=full)
+        answer = pb.StatusResponse(job=self._jobs.message(record, payload=full))
+        placement = await self._jobs.placement(record)
+        if placement is not None:
+            answer.placement.CopyFrom(placement)
+        return answer
+
+    async def _wait_for_news(self, request: pb.StatusRequest, record: JobRecord) -> bool:
+        """True where the job is to be read again. An ended job has no news to wait for."""
+        known = request.after_revision
+        seconds = min(LONGEST_WAIT, micros(request.wait) / SECOND)
+        if record.revision > known or record.state in TERMINAL or seconds <= 0:
+            return False
+        waiter = RevisionWaiter(record.sequence, known)
+        until = asyncio.get_running_loop().time() + seconds
+        with self._hub.admitted(), self._hub.attached(record.id, waiter):
+            try:
+                if not waiter.done:
+                    await waiter.wait(until)
+            finally:
+                waiter.close()
+        return True
+
+    # The stub wants an iterator; grpc.aio also takes a coroutine that writes, which alone lets a
+    # single write have a deadline.
+    @answers
+    async def WatchProgress(  # type: ignore[override]
+        self, request: pb.WatchProgressRequest, context: Context
+    ) -> watch_pb2.WatchProgressResponse | None:
+        """Streams a job until it ends; messages go out by context.write."""
+        check_watch(request)
+        with self._hub.admitted():
+            tenant = tenant_of(context)
+            watch = Watch(self._hub, self._jobs, self._settings, request, context, tenant)
+            await watch.run()
+        return None
+
+    @answers
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """One page of jobs. A page ends early at 3 MiB, so that a client can receive it."""
+        faults = Faults()
+        limit = page_size(request.page_size, DEFAULT_PAGE, faults)
+        descending = _ORDERS.get(request.order_by.strip().lower())
+        if descending is None:
+            text = f'is {request.order_by!r}; give "create_time desc" or "create_time"'
+            faults.add("order_by", text)
+        token = (request.filter, str(descending))
+        after = read_token(request.page_token, faults, *token)
+        query = _query(request.filter, tenant_of(context), faults)
+        faults.check()
+        if query is None:
+            return pb.ListJobsResponse()
+        full = request.view == pb.JOB_VIEW_FULL
+        return await self._page(query, bool(descending), after, limit, full, token)
+
+    async def _page(
+        self,
+        query: JobQuery,
+        descending: bool,
+        after: str | None,
+        limit: int,
+        full: bool,
+        token: tuple[str, str],
+    ) -> pb.ListJobsResponse:
+        answer, size = pb.ListJobsResponse(), 0
+        while True:
+            wanted = limit - len(answer.jobs) + 1
+            count = min(wanted, FULL_READ) if full else wanted
+            records = await self._store.list_jobs(
+                _after(query, descending, after, count), full=full
+            )
+            for record in records:
+                job = self._jobs.message(record, payload=full)
+                size += job.ByteSize()
+                if answer.jobs and (size > PAGE_BYTES or len(answer.jobs) == limit):
+                    answer.next_page_token = make_token(answer.jobs[-1].job_id, *token)
+                    return answer
+                answer.jobs.append(job)
+            if len(records) < count:
+                return answer
+            after = records[-1].id
+
+    @answers
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        """Stores the wish to cancel; what has ended stays as it ended."""
+        tenant = tenant_of(context)
+        await self._check_reasoned(request, tenant)
+        await self._store.cancel_jobs([request.job_id], request.reason, request.force)
+        record = await self._jobs.read(request.job_id, tenant)
+        return pb.CancelResponse(job=self._jobs.message(record))
+
+    @answers
+    async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:
+        """Queues a terminal job again, as a new run."""
+        tenant = tenant_of(context)
+        await self._check_reasoned(request, tenant)
+        stale = await self._store.retry_jobs([request.job_id], request.reason)
+        record = await self._jobs.read(request.job_id, tenant)
+        if stale:
+            text = (
+                f"job {record.id} is {record.state.name}, and only a job that has ended can be "
+                "retried: wait for it, or cancel it first"
+            )
+            raise Refusal(Code.FAILED_PRECONDITION, "JOB_NOT_TERMINAL", text)
+        return pb.RetryResponse(job=self._jobs.message(record))
+
+    async def _check_reasoned(self, request: pb.CancelRequest | pb.RetryRequest, to: str) -> None:
+        faults = Faults()
+        check_text(request.reason, 1024, "reason", faults)
+        faults.check()
+        await self._jobs.read(request.job_id, to)
+
+
+def _query(text: str, tenant: str, faults: Faults) -> JobQuery | None:
+    try:
+        return parse_filter(text, tenant)
+    except FilterError as error:
+        faults.add("filter", str(error))
+        return None
+
+
+def _after(query: JobQuery, descending: bool, after: str | None, limit: int) -> JobQuery:
+    return replace(query, descending=descending, after_id=after, limit=limit)

@@ -1,0 +1,269 @@
+"""WatchProgress: one watch, from its first message to its last.
+
+The rules, where the contract leaves them open:
+
+- With after_sequence set and events trimmed: Gap, then a Snapshot that carries the last missing
+  sequence as its cursor, then every event that is still kept. So a watch that breaks anywhere
+  resumes without loss; the job inside the Snapshot is the newest and says so itself
+  (latest_sequence). State changes that follow may therefore be older than it.
+- Log events that are filtered out still move the cursor: sequences then skip numbers.
+- A watch ends once everything was sent and the job is terminal at that moment. A terminal state
+  in the past of a job that runs again is a state change like any other.
+- A Heartbeat is sent where nothing else was for heartbeat_interval.
+- A reader is cut off when one write makes no headway for slow_reader_timeout. A slow but steady
+  one is not: its watch reads on from the store when its mailbox was full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from longshore.v1 import watch_pb2
+from longshore.v1.job_service_pb2 import WatchProgressRequest
+from longshore_server.hub import WatchHub, draining
+from longshore_server.identity import Context
+from longshore_server.jobs import JobReader
+from longshore_server.mailbox import Mailbox, Rendered, at_cursor
+from longshore_server.refusals import JOB, Code, Faults, Refusal, exhausted, not_found
+from longshore_server.spec_checks import check_duration
+from longshore_server.times import SECOND, micros, span, timestamp
+from longshore_store.model import EventKind, JobChanges, JobRecord
+from longshore_store.settings import ServerSettings
+
+Message = watch_pb2.WatchProgressResponse
+INTERVAL_FLOOR = 0.1
+RECONNECT_DELAY = (0.5, 2.0)
+
+
+class Watch:
+    """One open call of WatchProgress."""
+
+    def __init__(
+        self,
+        hub: WatchHub,
+        jobs: JobReader,
+        settings: ServerSettings,
+        request: WatchProgressRequest,
+        context: Context,
+        tenant: str,
+    ) -> None:
+        self._hub = hub
+        self._jobs = jobs
+        self._settings = settings
+        self._job_id = request.job_id
+        self._after = request.after_sequence if request.HasField("after_sequence") else None
+        self._include_logs = request.include_logs
+        self._interval = _interval(request)
+        self._context = context
+        self._tenant = tenant
+        self._loop = asyncio.get_running_loop()
+        self._box = Mailbox(include_logs=self._include_logs, limit=settings.watch_buffer)
+        self._cursor = 0
+        self._progress_count: int | None = None
+        self._progress_due = 0.0
+        self._heartbeat_due = self._loop.time() + settings.heartbeat_interval
+        self._task = asyncio.current_task()
+        self._writing_since: float | None = None
+        self._is_slow = False
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Sends everything, up to and with the Terminal.
+
+        Raises:
+            Refusal: unknown job, a cursor beyond the end, a slow reader, a server that stops.
+        """
+        self._check_writing()
+        try:
+            await self._run()
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._box.close()
+
+    async def _run(self) -> None:
+        record = await self._jobs.read(self._job_id, self._tenant)
+        await self._open(record)
+        caught_up = self._after is None
+        reason = "RETENTION"
+        while True:
+            if not caught_up:
+                await self._catch_up(reason)
+            self._box.reset(self._cursor, self._progress_count)
+            with self._hub.attached(self._job_id, self._box):
+                if await self._live():
+                    return
+            caught_up, reason = False, "SLOW_CONSUMER"
+
+    async def _open(self, record: JobRecord) -> None:
+        if self._after is None:
+            await self._send_snapshot(record, record.sequence)
+            self._cursor, self._progress_count = record.sequence, record.progress_count
+        elif self._after > record.sequence:
+            text = (
+                f"after_sequence {self._after} is beyond the end of job {record.id}, which is "
+                f"{record.sequence} (was the store restored?): watch it without after_sequence"
+            )
+            raise Refusal(Code.OUT_OF_RANGE, "SEQUENCE_BEYOND_END", text)
+        else:
+            self._cursor = self._after
+
+    # -- replaying what the store keeps
+
+    async def _catch_up(self, reason: str) -> None:
+        """Sends every kept event after the cursor, page by page, until none is left."""
+        while True:
+            changes = await self._jobs.changes(self._job_id, self._cursor)
+            if changes is None:
+                raise not_found(JOB, self._job_id)
+            await self._fill_gap(changes, reason)
+            rendered = Rendered(changes)
+            for event in changes.events:
+                if event.sequence == self._cursor + 1:
+                    if event.kind == EventKind.STATE or self._include_logs:
+                        await self._send(rendered.event(event))
+                    self._cursor = event.sequence
+            if self._cursor >= changes.sequence:
+                return
+
+    async def _fill_gap(self, changes: JobChanges, reason: str) -> None:
+        """Says which events are gone, if any are, and shows the job instead."""
+        kept_from = changes.first_sequence or changes.sequence + 1
+        if changes.sequence <= self._cursor or kept_from <= self._cursor + 1:
+            return
+        message = Message(sequence=kept_from - 1, revision=kept_from - 1)
+        message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
+        message.gap.first_sequence = self._cursor + 1
+        message.gap.last_sequence = kept_from - 1
+        message.gap.reason = reason
+        await self._send(message)
+        self._cursor = kept_from - 1
+        record = await self._jobs.read(self._job_id, self._tenant)
+        await self._send_snapshot(record, self._cursor)
+        self._progress_count = record.progress_count
+
+    # -- following
+
+    async def _live(self) -> bool:
+        """Sends what the hub puts into the box. True at the end, False to catch up first."""
+        box = self._box
+        while True:
+            while box.events and not box.draining:
+                message = box.events.popleft()
+                await self._send(message)
+                self._cursor = message.sequence
+            if box.draining:
+                await self._say_reconnect()
+            if box.vanished:
+                raise not_found(JOB, self._job_id)
+            self._cursor = max(self._cursor, box.cursor)
+            if await self._flush_progress() or box.events:
+                continue
+            if box.lagging:
+                self._progress_count = box.progress_count
+                return False
+            if box.ended:
+                return await self._end()
+            await self._idle()
+
+    async def _flush_progress(self) -> bool:
+        """Sends progress that is due: at the interval, or at once where the end follows."""
+        box = self._box
+        if box.progress is None:
+            return False
+        if self._loop.time() < self._progress_due and not box.ended:
+            return False
+        message, box.progress = box.progress, None
+        self._progress_due = self._loop.time() + self._interval
+        await self._send(at_cursor(message, self._cursor))
+        return True
+
+    async def _idle(self) -> None:
+        """Waits for the box, for progress that is due, or for the next heartbeat."""
+        until = self._heartbeat_due
+        if self._box.progress is not None:
+            until = min(until, self._progress_due)
+        await self._box.wait(until)
+        if self._loop.time() >= self._heartbeat_due and not self._box.events:
+            await self._say_heartbeat()
+
+    async def _end(self) -> bool:
+        """Sends the Terminal. False where the job has begun to run again instead."""
+        terminal = await self._hub.terminal(self._job_id, self._cursor, self._jobs.terminal)
+        if terminal is None or terminal.sequence != self._cursor:
+            self._progress_count = self._box.progress_count
+            return False
+        await self._send(terminal)
+        return True
+
+    # -- messages
+
+    async def _send_snapshot(self, record: JobRecord, sequence: int) -> None:
+        message = Message(sequence=sequence, attempt=record.number, revision=record.revision)
+        message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
+        message.snapshot.job.CopyFrom(self._jobs.message(record))
+        placement = await self._jobs.placement(record)
+        if placement is not None:
+            message.snapshot.placement.CopyFrom(placement)
+        await self._send(message)
+
+    async def _say_heartbeat(self) -> None:
+        message = Message()
+        message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
+        message.heartbeat.latest_sequence = max(self._box.latest, self._cursor)
+        if self._box.worker_heartbeat_us is not None:
+            seen = timestamp(self._box.worker_heartbeat_us)
+            message.heartbeat.worker_heartbeat_time.CopyFrom(seen)
+        await self._send(message)
+
+    async def _say_reconnect(self) -> None:
+        message = Message()
+        message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
+        # Spread, so that not every watch of this server comes to the next one at once.
+        delay = random.uniform(*RECONNECT_DELAY)  # noqa: S311
+        message.reconnect.retry_delay.CopyFrom(span(delay))
+        await self._send(message)
+        raise draining()
+
+    async def _send(self, message: Message) -> None:
+        now = self._writing_since = self._loop.time()
+        try:
+            await self._context.write(message)
+        except asyncio.CancelledError:
+            if self._is_slow and self._task is not None and self._task.uncancel() == 0:
+                raise self._slow_reader() from None
+            raise
+        finally:
+            self._writing_since = None
+        self._heartbeat_due = now + self._settings.heartbeat_interval
+
+    def _slow_reader(self) -> Refusal:
+        timeout = self._settings.slow_reader_timeout
+        text = f"the watch was not read for {timeout:g} s: read faster, resume with the cursor"
+        return exhausted("SLOW_READER", f"job:{self._job_id}", text)
+
+    def _check_writing(self) -> None:
+        """Cancels a write that makes no headway. One slow timer for each watch: one for each
+        write would cost a tenth of what sending an event costs."""
+        timeout = self._settings.slow_reader_timeout
+        since = self._writing_since
+        if since is not None and self._loop.time() - since >= timeout and self._task is not None:
+            self._is_slow = True
+            self._task.cancel()
+            return
+        self._watchdog = self._loop.call_later(timeout / 4, self._check_writing)
+
+
+def _interval(request: WatchProgressRequest) -> float:
+    return max(INTERVAL_FLOOR, micros(request.minimum_progress_interval) / SECOND)
+
+
+def check_watch(request: WatchProgressRequest) -> None:
+    """Raises Refusal for fields that are wrong."""
+    faults = Faults()
+    if request.HasField("after_sequence") and request.after_sequence < 0:
+        faults.add("after_sequence", f"is {request.after_sequence}; give 0 or more")
+    if request.HasField("minimum_progress_interval"):
+        check_duration(request.minimum_progress_interval, "minimum_progress_interval", faults)
+    faults.check()

@@ -1,0 +1,95 @@
+"""The server as a process sees it: its port, its health, its reflection, its end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from longshore.v1.job_service_pb2 import ListJobsRequest
+from longshore.v1.job_service_pb2_grpc import JobServiceStub
+from longshore_server import ListenError, LongshoreServer, PortTaken, add_services
+from tests.server.harness import DEADLINE, Harness, make_settings, request
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_taken_port_is_one_clear_line(harness: Harness) -> None:
+    listen = f"127.0.0.1:{harness.server.port}"
+    second = LongshoreServer(harness.store, make_settings(), listen=listen)
+    with pytest.raises(PortTaken) as caught:
+        await second.start()
+    assert str(caught.value).startswith(f"{listen} is taken")
+    assert "\n" not in str(caught.value)
+
+
+async def test_address_of_another_machine(harness: Harness) -> None:
+    server = LongshoreServer(harness.store, make_settings(), listen="192.0.2.1:50051")
+    with pytest.raises(ListenError, match="cannot listen on"):
+        await server.start()
+
+
+async def test_health_by_service(harness: Harness) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(harness.channel)
+    for name in ("", "longshore.v1.JobService", "longshore.v1.QueueService"):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == SERVING
+
+
+async def test_reflection(harness: Harness) -> None:
+    channel: Any = harness.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = stub.ServerReflectionInfo(iter([ask]))
+    answer = await call.read()
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"longshore.v1.JobService", "longshore.v1.PoolService", "grpc.health.v1.Health"} <= names
+
+
+async def test_unary_calls_finish_before_the_end(harness: Harness) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+    write = harness.store.submit_jobs
+
+    async def slow(jobs: object) -> object:
+        entered.set()
+        async with asyncio.timeout(DEADLINE):
+            await leave.wait()
+        return await write(jobs)  # type: ignore[arg-type]
+
+    harness.store.submit_jobs = slow  # type: ignore[method-assign,assignment]
+    submit = asyncio.ensure_future(harness.jobs.Submit(request()))
+    async with asyncio.timeout(DEADLINE):
+        await entered.wait()
+        stopping = asyncio.ensure_future(harness.server.stop())
+        await asyncio.sleep(0)
+        leave.set()
+        assert (await submit).job.job_id
+        await stopping
+
+
+async def test_not_healthy_comes_first(harness: Harness) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(harness.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == SERVING
+    stopping = asyncio.ensure_future(harness.server.stop(60))
+    async with asyncio.timeout(DEADLINE):  # the watch of health does not hold up the stop
+        assert (await watch.read()).status == NOT_SERVING
+        await stopping
+
+
+async def test_services_on_a_given_server(harness: Harness, tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    services = add_services(server, harness.store, make_settings())
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    services.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert (await JobServiceStub(channel).ListJobs(ListJobsRequest())).jobs == []
+    await server.stop(0)
+    await services.stop()
