@@ -6,6 +6,7 @@ It answers Submit within a second of start, and jobs wait in the store while Ray
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -26,7 +27,6 @@ from longshore_store.model import QueueDeclaration, StoreUnavailable
 from longshore_store.settings import Settings, SettingsError, load_settings
 from longshore_store.sql import SqlStore
 
-_LEADER = "embedded"
 # SQLite's thread waits for the GIL at every statement; the default of 5 ms is an age for it.
 _SWITCH_INTERVAL = 0.0005
 _DRAIN_GRACE = 10.0
@@ -112,7 +112,6 @@ class Service:
             store,
             cluster,
             self._settings,
-            leader_id=_LEADER,
             simulate_gpus=self._options.simulate_gpus > 0,
         )
 
@@ -120,7 +119,7 @@ class Service:
         host = self._options.listen.rpartition(":")[0]
         lines = [f"Longshore listens on {host}:{port}, data in {self._options.data}"]
         if self._options.simulate_gpus:
-            lines.append(f"{self._options.simulate_gpus} GPUs are SIMULATED: models run on the CPU")
+            lines.append(f"SIMULATED GPUs: {self._options.simulate_gpus}; models run on the CPU")
         overflowing = [name for name, q in self._settings.queues.items() if q.overflow_to]
         if overflowing:
             lines.append(f"overflow_to is not served by this release: {', '.join(overflowing)}")
@@ -167,6 +166,7 @@ def main() -> int:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.set_threshold(50_000, 20, 100)  # thousands of small tuples come and go in every cycle
     return asyncio.run(_serve(options))
 
 

@@ -1,0 +1,1 @@
+"""The scheduler: decides which worker runs which job when, and what follows when it ends."""

@@ -1,0 +1,238 @@
+"""The living workers of a term: hearing them, handing them work, and mourning them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Iterable, Sequence
+
+from longshore.sdk.failures import FailureClass
+from longshore_cpu_workers.wire import Assignment, Cancel, Failure, WorkerInfo
+from longshore_scheduler.absorb import Absorber, Batch
+from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.roster import Held, Told, Worker, WorkerState
+from longshore_scheduler.specs import read_spec, wire_needs
+from longshore_scheduler.term import Term
+from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased
+from longshore_store.needs import parse_needs
+
+_log = logging.getLogger(__name__)
+_UNAVAILABLE = 14
+POLL_WAIT = 5.0
+"""Seconds a worker may keep a poll open while it has nothing to say."""
+
+_STOP_MARGIN = 15.0
+"""Seconds beyond the grace for killing what does not end by itself."""
+
+_LAST_REPORTS = 5.0
+"""Seconds for absorbing what a stopped worker still has to say."""
+
+DRAINED = Failure(FailureClass.DRAINED, _UNAVAILABLE, "DRAINED", "the scheduler stopped")
+UNDELIVERED = Failure(
+    FailureClass.PREEMPTED, _UNAVAILABLE, "UNDELIVERED", "its worker was gone before it was told"
+)
+
+
+class Crew:
+    """Every worker has one task that follows it: poll, absorb, acknowledge."""
+
+    def __init__(self, term: Term, absorber: Absorber) -> None:
+        self._term = term
+        self._absorber = absorber
+        self._followers: dict[str, asyncio.Task[None]] = {}
+
+    def welcome(self, info: WorkerInfo, pool: PoolSpec) -> Worker:
+        """A worker is up: it takes work from now on."""
+        worker = Worker(info, pool, self._term.store.now_us())
+        self._term.roster.add(worker)
+        follower = self._term.spawn(self._follow_to_the_end(worker), f"follow {worker.id}")
+        self._followers[worker.id] = follower
+        self._term.wake.set()
+        return worker
+
+    async def adopt(self) -> int:
+        """Takes over living workers and what they hold; releases what nobody holds.
+
+        Attempts that had not begun are recalled: the earlier leader may have died between the
+        lease and the call that hands it over. Returns how many attempts were released.
+        """
+        term = self._term
+        # First the store, then the workers: whatever began in between is only reported.
+        attempts = await term.insist(term.store.active_attempts)
+        for info in await term.cluster.find_workers():
+            if info.pool in term.pools:
+                self.welcome(info, term.pools[info.pool])
+        orphans: list[ActiveAttempt] = []
+        recalls: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+        for job in attempts:
+            worker = term.roster.workers.get(job.worker_id)
+            if worker is None:
+                orphans.append(job)
+                continue
+            held = term.roster.adopt(worker, job, parse_needs(job.needs_json), term.clock())
+            if job.started_us is None:
+                held.order(Told.RECALL, term.clock())
+                recalls[worker.id].append((job.id, job.fence))
+        for worker_id, pairs in recalls.items():
+            self.tell(worker_id, term.cluster.recall(worker_id, pairs))
+        await self.release_orphans(orphans)
+        return len(orphans)
+
+    async def release_orphans(self, attempts: Sequence[ActiveAttempt]) -> None:
+        """Releases attempts that the store counts as held and no worker has."""
+        batch = Batch()
+        for job in attempts:
+            held = Held.orphan(job)
+            self._absorber.set_back(batch, held, _lost("its worker is gone"), job.started_us)
+        await self._absorber.write(batch)
+
+    async def _follow_to_the_end(self, worker: Worker) -> None:
+        try:
+            await self._follow(worker)
+        except WorkerGone as error:
+            await self.lose(worker, str(error))
+        except Fenced:
+            return
+        except Exception as error:  # noqa: BLE001 - one bad worker must not end the term
+            _log.exception("worker %s cannot be followed", worker.id)
+            await self.lose(worker, f"its reports cannot be read: {error}")
+
+    async def _follow(self, worker: Worker) -> None:
+        acknowledged = 0
+        while worker.state is not WorkerState.LOST:
+            try:
+                reply = await self._term.cluster.poll(worker.id, acknowledged, POLL_WAIT)
+            except TimeoutError:
+                await self._term.pause(0.2)
+                continue  # the sweep counts its silence
+            worker.silence = 0.0
+            if reply.reports:
+                worker.absorbing = True
+                batch = await self._absorber.absorb(worker, reply)
+                worker.absorbing = False
+                self._end_strays(worker, batch.strays)
+            acknowledged = reply.last
+
+    def _end_strays(self, worker: Worker, strays: Iterable[Attempted]) -> None:
+        cancels = [Cancel(job_id, fence, force=True) for job_id, fence in strays]
+        if cancels:
+            self.tell(worker.id, self._term.cluster.cancel(worker.id, cancels))
+
+    async def give_up(self, unheard: Sequence[Held]) -> None:
+        """Releases what its worker does not answer for: it was never handed over."""
+        for held in unheard:
+            if held.worker is not None:
+                order = [Cancel(held.job_id, held.fence, force=True)]
+                self.tell(held.worker.id, self._term.cluster.cancel(held.worker.id, order))
+        await self.release(unheard, UNDELIVERED)
+
+    async def lose(self, worker: Worker, why: str) -> int:
+        """Releases all that a dead or silent worker held. Returns how many attempts."""
+        if worker.state is WorkerState.LOST:
+            return 0
+        stopped = worker.state is WorkerState.DRAINING
+        failure = DRAINED if stopped else _lost(why)
+        _log.log(logging.INFO if stopped else logging.WARNING, "worker %s left: %s", worker.id, why)
+        gone = self._term.roster.remove(worker)
+        follower = self._followers.pop(worker.id, None)
+        if follower is not None and follower is not asyncio.current_task():
+            follower.cancel()
+        # Silent is not dead: what still runs there must not outlive its lease.
+        self.tell(worker.id, self._term.cluster.kill_worker(worker.id))
+        await self.release(gone, failure)
+        store = self._term.store
+        await self._term.insist(lambda: store.remove_workers([worker.id]))
+        self._term.chores.set()
+        return len(gone)
+
+    async def dismiss(self, grace: float) -> int:
+        """Stops every worker: what has not begun comes back, what runs may finish in `grace` s.
+
+        Returns how many attempts had to be released without a word of their worker.
+        """
+        workers = list(self._term.roster)
+        for worker in workers:
+            worker.state = WorkerState.DRAINING
+        return sum(await asyncio.gather(*(self._dismiss(worker, grace) for worker in workers)))
+
+    async def _dismiss(self, worker: Worker, grace: float) -> int:
+        try:
+            async with asyncio.timeout(grace + _STOP_MARGIN):
+                await self._term.cluster.stop_worker(worker.id, grace)
+            async with asyncio.timeout(_LAST_REPORTS):
+                while worker.held and worker.state is WorkerState.DRAINING:
+                    await self._term.pause(0.01)  # its follower absorbs the last reports
+        except (WorkerGone, TimeoutError) as error:
+            _log.warning("worker %s did not stop in order: %s", worker.id, error)
+        return await self.lose(worker, "stopped")
+
+    async def release(self, attempts: Sequence[Held], failure: Failure) -> None:
+        """Gives attempts back to the queue, or ends them where the policy says so."""
+        batch = Batch()
+        for held in attempts:
+            self._term.roster.settle(held)
+            self._absorber.set_back(batch, held, failure, None)
+        await self._absorber.write(batch)
+
+    async def hand_over(self, leased: Sequence[Leased]) -> int:
+        """Sends leased jobs to their workers, one call each. Returns how many were sent."""
+        batches: defaultdict[str, list[Assignment]] = defaultdict(list)
+        homeless: list[Held] = []
+        now_us, roster = self._term.store.now_us(), self._term.roster
+        for job in leased:
+            held = roster.held[job.id]
+            held.bind(job)
+            if held.worker is None or held.worker.state is WorkerState.LOST:
+                homeless.append(held)
+            else:
+                batches[job.worker_id].append(to_assignment(job, now_us))
+        for worker_id, assignments in batches.items():
+            self._term.spawn(self._deliver(worker_id, assignments), f"assign {worker_id}")
+        if homeless:
+            await self.release(homeless, UNDELIVERED)
+        return len(leased) - len(homeless)
+
+    async def _deliver(self, worker_id: str, assignments: list[Assignment]) -> None:
+        try:
+            await self._term.cluster.assign(worker_id, assignments)
+        except (WorkerGone, TimeoutError) as error:
+            worker = self._term.roster.workers.get(worker_id)
+            if worker is not None:
+                await self.lose(worker, str(error) or "it did not take an assignment")
+
+    def tell(self, worker_id: str, call: Awaitable[None]) -> None:
+        """Sends an order that the sweep repeats while it is due; nobody waits for it."""
+        self._term.spawn(self._tell(call), f"tell {worker_id}")
+
+    async def _tell(self, call: Awaitable[None]) -> None:
+        try:
+            await call
+        except (WorkerGone, TimeoutError) as error:
+            _log.debug("an order was not taken: %s", error)
+
+
+def to_assignment(job: Leased, now_us: int) -> Assignment:
+    """What the worker is told. The attempt may not outlive the job's total deadline."""
+    facts = read_spec(job.spec)
+    timeout = facts.attempt_timeout
+    if job.total_deadline_us is not None:
+        left = max((job.total_deadline_us - now_us) / 1e6, 0.001)
+        timeout = left if timeout is None else min(timeout, left)
+    return Assignment(
+        job.id,
+        job.fence,
+        job.number,
+        job.task,
+        job.tenant,
+        job.payload,
+        facts.inputs,
+        wire_needs(job.needs_json),
+        timeout,
+        facts.cancel_grace,
+        job.checkpoint_json,
+    )
+
+
+def _lost(why: str) -> Failure:
+    return Failure(FailureClass.WORKER_LOST, _UNAVAILABLE, "WORKER_LOST", why)

@@ -1,0 +1,130 @@
+"""The cycle: which jobs wait, where they go, and the leases that make it true."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from longshore_scheduler.crew import Crew
+from longshore_scheduler.plan import LaneKey, Plan, Snapshot, plan
+from longshore_scheduler.term import Term, wait_for_event
+from longshore_scheduler.turns import MAXIMUM_HEADS, Turns
+from longshore_store.model import Fenced, Head, Lease, Leased, StoreUnavailable
+
+_log = logging.getLogger(__name__)
+_FEWEST_HEADS = 64
+
+
+class CycleCounts(NamedTuple):
+    """What a cycle did. `full`: all that was read was placed, so that more may be placeable."""
+
+    heads: int = 0
+    placed: int = 0
+    leased: int = 0
+    assigned: int = 0
+    full: bool = False
+
+
+class Cycle:
+    """snapshot -> plan -> lease -> assign, while the crew absorbs reports and the sweep sweeps."""
+
+    def __init__(self, term: Term, crew: Crew) -> None:
+        self._term = term
+        self._crew = crew
+        self._turns = Turns()
+
+    async def run(self) -> None:
+        """Until the term is over: at once when woken, else at the sweep interval."""
+        term = self._term
+        while not (term.over.is_set() or term.stopping):
+            woken = await wait_for_event(term.wake, term.settings.sweep_interval)
+            term.wake.clear()
+            if term.over.is_set() or term.stopping:
+                return
+            try:
+                counts = await self.run_once()
+            except Fenced:
+                term.end("another leader has a newer one")
+            except StoreUnavailable as error:
+                _log.warning("a cycle was given up, the store is away: %s", error)
+                await term.pause(0.1)
+                term.wake.set()
+            else:
+                self._follow_up(counts, woken)
+
+    def _follow_up(self, counts: CycleCounts, woken: bool) -> None:
+        if counts.full and counts.leased:
+            self._term.wake.set()
+        elif woken and not counts.heads:  # perhaps a job for later: see when it is due
+            self._term.chores.set()
+
+    async def run_once(self) -> CycleCounts:
+        """One cycle. Raises StoreUnavailable and Fenced, with no room taken for nothing."""
+        self._term.backlog = True  # until we know better: a report meanwhile must wake us
+        wanted = self._appetite()
+        if not wanted:
+            return CycleCounts(heads=1)
+        snapshot, unread = await self._snapshot(wanted)
+        planned = plan(snapshot)
+        self._term.backlog = unread or bool(planned.waiting)
+        leased = await self._lease(planned)
+        assigned = await self._crew.hand_over(leased)
+        heads, placed = sum(map(len, snapshot.heads.values())), len(planned.placements)
+        return CycleCounts(heads, placed, len(leased), assigned, unread and heads == placed)
+
+    async def _snapshot(self, wanted: int) -> tuple[Snapshot, bool]:
+        """Workers and the front of every lane; and whether there is more than was read."""
+        term = self._term
+        lanes = await term.store.waiting_lanes()
+        self._turns.join(lanes)
+        rations = self._turns.ration(lanes, wanted)
+        heads = await term.store.queue_heads(rations) if rations else []
+        snapshot = Snapshot(
+            workers=[worker.view() for worker in term.roster.ready()],
+            heads=self._by_lane(heads),
+            offers=term.offers,
+            run_times=term.run_times.means,
+            passes=self._turns.passes,
+            prefetch=term.settings.prefetch,
+            maximum_prefetch=term.settings.maximum_prefetch,
+        )
+        return snapshot, sum(lane.waiting for lane in lanes) > len(heads) > 0
+
+    def _appetite(self) -> int:
+        """How many heads the workers could take at most; 0 where no worker has any room."""
+        ready = [worker for worker in self._term.roster.ready() if worker.room.runners > 0]
+        if not ready:
+            return 0
+        ahead = self._term.settings.maximum_prefetch if self._term.run_times.means else 0
+        room = sum(max(w.room.runners + ahead - w.quick_count, 0) for w in ready)
+        return min(max(room, _FEWEST_HEADS), MAXIMUM_HEADS)
+
+    def _by_lane(self, heads: Iterable[Head]) -> dict[LaneKey, list[Head]]:
+        held = self._term.roster.held
+        lanes: dict[LaneKey, list[Head]] = {}
+        for head in heads:
+            known = held.get(head.id)
+            if known is None or known.settled:
+                lanes.setdefault((head.queue, head.tenant), []).append(head)
+        return lanes
+
+    async def _lease(self, planned: Plan) -> list[Leased]:
+        """Leases what was placed; gives back the room of what was not granted."""
+        if not planned.placements:
+            return []
+        term = self._term
+        self._turns.charge(planned.served)
+        leases = [Lease(head.id, head.fence, worker) for head, worker, *_ in planned.placements]
+        ids = [lease.job_id for lease in leases]
+        reserved = term.roster.reserve(planned.placements, term.clock())
+        leased: list[Leased] = []
+        term.writing.update(ids)
+        try:
+            leased = await term.store.lease_jobs(term.number, leases)
+        finally:
+            term.writing.difference_update(ids)
+            if len(leased) < len(leases):
+                granted = {job.id for job in leased}
+                term.roster.drop(held for held in reserved if held.job_id not in granted)
+        return leased

@@ -1,0 +1,133 @@
+"""Pools: as many workers as declared, made again when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+
+from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.crew import Crew
+from longshore_scheduler.roster import Worker, WorkerState
+from longshore_scheduler.term import Term
+from longshore_store.model import PoolRecord, WorkerRecord
+
+_log = logging.getLogger(__name__)
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 30.0
+
+
+def announce(pools: Sequence[PoolSpec]) -> list[PoolRecord]:
+    """Pools before any worker is up: what the server needs to admit jobs."""
+    return [pool_record(pool, ready=0, starting=0, active=0) for pool in pools]
+
+
+def pool_record(pool: PoolSpec, *, ready: int, starting: int, active: int) -> PoolRecord:
+    """What the store publishes of a pool."""
+    settings = pool.settings
+    return PoolRecord(
+        pool.name,
+        pool.shape_json,
+        settings.minimum_workers,
+        settings.maximum_workers,
+        ready,
+        starting,
+        active,
+        pool.simulated,
+    )
+
+
+class Pools:
+    """Keeps each pool at its size. One worker of a pool is replaced with backoff."""
+
+    def __init__(self, term: Term, crew: Crew) -> None:
+        self._term = term
+        self._crew = crew
+        self._starting: Counter[str] = Counter()
+
+    def maintain(self) -> int:
+        """Starts what is missing. Returns how many workers it began to start."""
+        begun = 0
+        if self._term.stopping:
+            return 0
+        for pool in self._term.pools.values():
+            missing = self._wanted(pool) - self._size(pool.name) - self._starting[pool.name]
+            for _ in range(max(missing, 0)):
+                self._starting[pool.name] += 1
+                self._term.spawn(self._start(pool), f"start worker of {pool.name}")
+                begun += 1
+        return begun
+
+    def _wanted(self, pool: PoolSpec) -> int:
+        # Autoscaling goes here: between minimum and maximum by backlog and drain rate.
+        return pool.settings.minimum_workers
+
+    def _size(self, name: str) -> int:
+        return sum(worker.pool.name == name for worker in self._term.roster)
+
+    async def _start(self, pool: PoolSpec) -> None:
+        """Tries until a worker is up, with pauses of 0.25 to 30 s."""
+        pause = _FIRST_PAUSE
+        try:
+            while not (self._term.stopping or self._term.over.is_set()):
+                if await self._try(pool):
+                    return
+                await self._term.pause(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            self._starting[pool.name] -= 1
+
+    async def _try(self, pool: PoolSpec) -> bool:
+        worker_id = f"{pool.name}-{uuid.uuid4().hex[:12]}"
+        try:
+            info = await self._term.cluster.create_worker(pool, worker_id)
+        except (WorkerGone, TimeoutError) as error:
+            _log.warning("a worker of pool %s did not come up: %s", pool.name, error)
+            await self._term.cluster.kill_worker(worker_id)
+            return False
+        if self._term.stopping:
+            await self._term.cluster.kill_worker(worker_id)
+            return True
+        self._crew.welcome(info, pool)
+        self._term.chores.set()
+        return True
+
+    async def publish(self) -> int:
+        """Heartbeats of the workers, and the numbers of the pools. Returns how many workers."""
+        term = self._term
+        workers = [worker_record(worker) for worker in term.roster]
+        pools = [self._record(pool) for pool in term.pools.values()]
+        writes = [term.insist(lambda: term.store.publish_pools(pools))]
+        if workers:
+            writes.append(term.insist(lambda: term.store.record_workers(workers)))
+        await asyncio.gather(*writes)
+        return len(workers)
+
+    def _record(self, pool: PoolSpec) -> PoolRecord:
+        workers = [w for w in self._term.roster if w.pool.name == pool.name]
+        return pool_record(
+            pool,
+            ready=sum(w.state is WorkerState.READY for w in workers),
+            starting=self._starting[pool.name],
+            active=sum(len(w.held) for w in workers),
+        )
+
+
+def worker_record(worker: Worker) -> WorkerRecord:
+    """What the store publishes of a worker; it sets the heartbeat itself."""
+    info = worker.info
+    return WorkerRecord(
+        worker.id,
+        worker.pool.name,
+        int(worker.state),
+        info.node,
+        info.pid,
+        worker.pool.shape_json,
+        json.dumps([device._asdict() for device in info.devices]),
+        len(worker.held),
+        worker.began_us,
+        0,
+    )

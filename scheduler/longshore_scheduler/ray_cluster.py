@@ -1,0 +1,275 @@
+"""Workers as Ray actors. The only module of the scheduler that imports Ray, and late at that:
+the import alone takes a second, in which jobs are accepted already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from longshore_cpu_workers.settings import WorkerSettings
+from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
+from longshore_scheduler.cluster import PoolSpec, WorkerGone
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+NAMESPACE = "longshore"
+CALL_DEADLINE = 10.0
+"""Seconds for a call that only hands something over."""
+
+START_DEADLINE = 120.0
+"""Seconds for a worker to come up: Ray may have to start a process, or wait for a node."""
+
+_POLL_MARGIN = 10.0
+_STOP_MARGIN = 15.0
+_OBJECT_STORE_BYTES = 80 * 1024**2  # messages are small and go inline; Ray's minimum is 75 MB
+_PREFIX = "worker-"
+
+
+class MakeBind(Protocol):
+    """Makes what a GPU worker binds its devices with; see `longshore_cpu_workers.actor.Bind`."""
+
+    def __call__(self, pool: PoolSpec) -> Callable[[list[str]], Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """What all workers are told.
+
+    Attributes:
+        artifacts: where files of results go; in a cluster a path that every node shares.
+        scratch: a folder for each attempt is made below it, on the worker's own machine.
+        modules: task modules beside the entry points.
+        env: variables for runners.
+        ahead_seconds: measured work that a runner is handed before it has begun it.
+    """
+
+    artifacts: Path
+    scratch: Path
+    modules: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    ahead_seconds: float = 0.02
+
+
+class RayCluster:
+    """The cluster port on Ray.
+
+    Args:
+        place: what all workers are told.
+        address: an existing cluster, such as "auto" or "10.0.0.1:6379"; None starts a local
+            one, which dies with this process. Workers of an existing cluster are detached and
+            survive it.
+        make_bind: for pools with GPUs.
+    """
+
+    def __init__(
+        self,
+        place: WorkerPlace,
+        *,
+        address: str | None = None,
+        make_bind: MakeBind | None = None,
+    ) -> None:
+        self._place = place
+        self._address = address
+        self._make_bind = make_bind or gpu_bind
+        self._ray: Any = None
+        self._actor_class: Any = None
+        self._actors: dict[str, Any] = {}
+        self._temporary: str | None = None
+
+    async def start(self, pools: Sequence[PoolSpec]) -> None:
+        """Imports Ray and connects, in a thread: both take seconds."""
+        await asyncio.to_thread(self._connect, pools)
+
+    def _connect(self, pools: Sequence[PoolSpec]) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray  # noqa: PLC0415 - see the top
+
+        from longshore_cpu_workers.actor import WorkerActor  # noqa: PLC0415 - imports Ray
+
+        options = self._local(pools) if self._address is None else {"address": self._address}
+        ray.init(
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            ignore_reinit_error=True,
+            **options,
+        )
+        self._ray, self._actor_class = ray, WorkerActor
+
+    def _local(self, pools: Sequence[PoolSpec]) -> dict[str, Any]:
+        """A cluster of one node that has what the pools declare, whatever the machine has.
+
+        Declaring more cores than there are is on purpose: a pool says how much may run at once.
+        """
+        # Ray puts sockets below it, whose paths may have 107 characters.
+        self._temporary = self._temporary or tempfile.mkdtemp(prefix="ls-ray-", dir="/tmp")
+        sizes = [(pool.settings, pool.settings.maximum_workers) for pool in pools]
+        return {
+            "address": "local",
+            "num_cpus": sum(int(size.cpu + 1) * count for size, count in sizes) or 1,
+            "num_gpus": sum(size.gpu * count for size, count in sizes),
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": folder,
+        }
+
+    async def create_worker(self, pool: PoolSpec, worker_id: str) -> WorkerInfo:
+        """Makes an actor named for the worker and waits until it answers."""
+        actor = await self._in_thread(lambda: self._make_actor(pool, worker_id))
+        self._actors[worker_id] = actor
+        info: WorkerInfo = await self._call(actor.info.remote, (), START_DEADLINE)
+        return info
+
+    def _make_actor(self, pool: PoolSpec, worker_id: str) -> Any:
+        size = pool.settings
+        bind = self._make_bind(pool) if size.gpu else None
+        options = self._actor_class.options(
+            name=_PREFIX + worker_id,
+            namespace=NAMESPACE,
+            lifetime="detached" if self._address is not None else None,
+            num_cpus=size.cpu,
+            num_gpus=size.gpu,
+            max_restarts=0,
+            max_task_retries=0,
+        )
+        return options.remote(self._worker_settings(pool, worker_id), bind)
+
+    def _worker_settings(self, pool: PoolSpec, worker_id: str) -> WorkerSettings:
+        offer, place = pool.offer, self._place
+        return WorkerSettings(
+            worker_id=worker_id,
+            pool=pool.name,
+            capacity=Needs(
+                cpu_millis=offer.cpu_millis,
+                memory_bytes=offer.memory_bytes,
+                gpu_millis=offer.gpu_millis,
+                gpu_memory_bytes=offer.gpu_memory_bytes,
+                custom=offer.custom,
+            ),
+            artifacts=place.artifacts,
+            scratch=place.scratch,
+            modules=place.modules,
+            max_runners=pool.settings.maximum_runners,
+            env=dict(place.env),
+            ahead_seconds=place.ahead_seconds,
+        )
+
+    async def find_workers(self) -> list[WorkerInfo]:
+        """Named actors of our namespace that answer in time."""
+        names = await self._in_thread(self._ray.util.list_named_actors)
+        ids = [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
+        answers = await asyncio.gather(*map(self._find, ids), return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, WorkerInfo)]
+
+    async def _find(self, worker_id: str) -> WorkerInfo:
+        def get() -> Any:
+            return self._ray.get_actor(_PREFIX + worker_id, namespace=NAMESPACE)
+
+        self._actors[worker_id] = actor = await self._in_thread(get)
+        info: WorkerInfo = await self._call(actor.info.remote, (), CALL_DEADLINE)
+        return info
+
+    async def assign(self, worker_id: str, assignments: Sequence[Assignment]) -> None:
+        """Hands attempts over, all in one call."""
+        actor = self._actor(worker_id)
+        await self._call(actor.assign.remote, (list(assignments),), CALL_DEADLINE)
+
+    async def poll(self, worker_id: str, acknowledged: int, wait: float) -> PollReply:
+        """Waits a little longer than the worker does."""
+        actor = self._actor(worker_id)
+        arguments = (acknowledged, wait)
+        reply: PollReply = await self._call(actor.poll.remote, arguments, wait + _POLL_MARGIN)
+        return reply
+
+    async def cancel(self, worker_id: str, cancels: Sequence[Cancel]) -> None:
+        """Orders the worker to end attempts."""
+        await self._call(self._actor(worker_id).cancel.remote, (list(cancels),), CALL_DEADLINE)
+
+    async def recall(self, worker_id: str, attempts: Sequence[tuple[str, int]]) -> None:
+        """Asks for attempts back."""
+        await self._call(self._actor(worker_id).recall.remote, (list(attempts),), CALL_DEADLINE)
+
+    async def stop_worker(self, worker_id: str, grace: float) -> None:
+        """Answers when no runner of the worker is left."""
+        await self._call(self._actor(worker_id).stop.remote, (grace,), grace + _STOP_MARGIN)
+
+    async def kill_worker(self, worker_id: str) -> None:
+        """Kills the actor; its runners die with it."""
+        actor = self._actors.pop(worker_id, None)
+        if actor is not None:
+            await self._in_thread(lambda: self._ray.kill(actor))
+
+    async def close(self) -> None:
+        """Disconnects; a local cluster is gone afterwards, with its files."""
+        if self._ray is not None:
+            await asyncio.to_thread(self._ray.shutdown)
+            self._ray = None
+        if self._temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    def _actor(self, worker_id: str) -> Any:
+        actor = self._actors.get(worker_id)
+        if actor is None:
+            raise WorkerGone(f"worker {worker_id} is unknown")
+        return actor
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Calls that go to Ray's head and wait for it. Raises WorkerGone, TimeoutError."""
+        if self._ray is None:
+            raise WorkerGone("Ray is not connected")
+        async with asyncio.timeout(CALL_DEADLINE):
+            return await self._translated(asyncio.to_thread(call))
+
+    async def _call(
+        self, method: Callable[..., Any], arguments: tuple[Any, ...], deadline: float
+    ) -> Any:
+        """One actor call. Raises WorkerGone, TimeoutError, or what the method raised."""
+        if self._ray is None:
+            raise WorkerGone("Ray is not connected")
+        return await self._translated(_answer(method, arguments, deadline))
+
+    async def _translated(self, work: Awaitable[T]) -> T:
+        errors = self._ray.exceptions
+        try:
+            return await work
+        except errors.ActorUnavailableError as error:  # perhaps alive, perhaps it was executed
+            raise TimeoutError(_line(error)) from error
+        except (errors.RayActorError, errors.RaySystemError) as error:
+            raise WorkerGone(_line(error)) from error
+
+
+async def _answer(method: Callable[..., Any], arguments: tuple[Any, ...], deadline: float) -> Any:
+    # Not cancelled when time is up: Ray would still complete the future it made.
+    future = asyncio.wrap_future(method(*arguments).future())
+    future.add_done_callback(_look)
+    done, _ = await asyncio.wait((future,), timeout=deadline)
+    if not done:
+        raise TimeoutError(f"no answer within {deadline:.0f} s")
+    return future.result()
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    """Looks at an exception, so that nobody complains that nobody did: its caller may be gone."""
+    if not future.cancelled() and future.exception() is not None:
+        _log.debug("an actor call ended with %s", _line(future.exception()))
+
+
+def _line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def gpu_bind(pool: PoolSpec) -> Callable[[list[str]], Any]:
+    """The device binding of the GPU workers, imported only where a pool has GPUs."""
+    from longshore_gpu_workers import binding  # noqa: PLC0415 - a CPU deployment lacks it
+
+    return functools.partial(binding.bind, simulate=pool.settings.gpu if pool.simulated else 0)

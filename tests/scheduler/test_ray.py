@@ -1,0 +1,79 @@
+"""Everything real: Ray, the actor, its runners, the store."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.scheduler import Scheduler
+from longshore_store.model import QueueDeclaration
+from longshore_store.sql import SqlStore
+from longshore_store.states import JobState
+from tests.scheduler.fake_cluster import FakeCluster
+from tests.scheduler.harness import Clock, Harness, make_job, make_settings, make_spec, until
+
+
+def make_cluster(folder: Path) -> RayCluster:
+    here = str(Path(__file__).parent)
+    return RayCluster(
+        WorkerPlace(
+            artifacts=folder / "artifacts",
+            scratch=folder / "scratch",
+            modules=("ray_tasks",),
+            env={"PYTHONPATH": here},
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+async def test_jobs_run_on_ray(tmp_path: Path) -> None:
+    store = SqlStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    await store.open()
+    await store.declare_queues([QueueDeclaration("default", 0, None, "")])
+    scheduler = Scheduler(store, make_cluster(tmp_path), make_settings(sweep_interval=0.2))
+    clock = Clock()
+    harness = Harness(store, FakeCluster(clock.seconds), clock)
+    try:
+        await scheduler.start()
+        await until(lambda: scheduler.ready_workers == 1, 60.0)
+        await check_echo(harness)
+        await check_crash(harness)
+        await check_cancel(harness)
+        await check_lost_worker(harness)
+    finally:
+        await scheduler.stop(0.0)
+        await store.close()
+
+
+async def check_echo(harness: Harness) -> None:
+    ids = await harness.submit(*(make_job("ray_test.echo", payload='{"n":5}') for _ in range(500)))
+    jobs = await harness.reach(JobState.SUCCEEDED, *ids)
+    assert {job.value_json for job in jobs} == {'{"n":5}'}
+
+
+async def check_crash(harness: Harness) -> None:
+    spec = make_spec("ray_test.crash", retry={"initial_backoff": 0.01, "jitter": 0.0})
+    (job_id,) = await harness.submit(make_job("ray_test.crash", spec=spec))
+    (job,) = await harness.reach(JobState.DEAD_LETTERED, job_id)
+    assert [a.failure_class for a in job.attempts] == [4, 4, 4]
+
+
+async def check_cancel(harness: Harness) -> None:
+    (job_id,) = await harness.submit(make_job("ray_test.linger"))
+    await harness.reach(JobState.RUNNING, job_id)
+    await harness.store.cancel_jobs([job_id], "enough", False)
+    await harness.reach(JobState.CANCELLED, job_id)
+
+
+async def check_lost_worker(harness: Harness) -> None:
+    (job_id,) = await harness.submit(make_job("ray_test.linger"))
+    await harness.reach(JobState.RUNNING, job_id)
+    (worker,) = await harness.store.list_workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    while len((await harness.job(job_id)).attempts) < 2:
+        await harness.reach(JobState.RUNNING, job_id)
+    assert (await harness.job(job_id)).attempts[0].failure_class == 6

@@ -1,0 +1,198 @@
+"""Workers that die, fall silent, come too late, or were left by an earlier leader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longshore_cpu_workers.wire import Started, Succeeded
+from longshore_store.model import Attempted, Completion, Lease, StoreUnavailable
+from longshore_store.states import JobState
+from tests.scheduler.fake_cluster import echo, hang, never_begin
+from tests.scheduler.harness import Harness, make_job, make_settings, until
+
+TWO = {"cpu": {"cpu": 1, "minimum_workers": 2, "maximum_workers": 2}}
+
+
+async def test_what_a_dead_worker_ran_is_rerun_by_its_successor(harness: Harness) -> None:
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    harness.cluster.default = echo
+    dead = harness.cluster.only()
+    dead.die()
+    (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert [a.failure_class for a in job.attempts] == [6, 0]
+    (worker,) = await harness.store.list_workers()
+    assert worker.id != dead.info.worker_id
+
+
+async def test_a_silent_worker_loses_its_lease_and_its_late_result_is_refused(
+    harness: Harness,
+) -> None:
+    harness.cluster.default = hang
+    await harness.launch(make_settings(pools=TWO, lease=1.0))
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    silent = next(w for w in harness.cluster.alive if w.jobs)
+    job = silent.assigned[0]
+    silent.frozen = True
+    harness.cluster.default = echo
+    # A jump of the clock alone is no silence: a step counts for two intervals at most.
+    harness.clock.advance(3600.0)
+    await harness.sweeps()
+    assert silent.alive
+    while silent.alive:
+        harness.clock.advance(0.1)
+        await harness.sweeps(1)
+    (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert [a.failure_class for a in record.attempts] == [6, 0]
+    late = Completion(job.job_id, job.fence, harness.store.now_us(), '"late"')
+    assert await harness.store.complete_attempts(1, [late]) == [job_id]
+
+
+async def test_a_worker_that_does_not_come_up_is_tried_again(harness: Harness) -> None:
+    harness.cluster.failing_starts = 2
+    await harness.launch()
+    assert harness.cluster.created == 3
+
+
+async def test_attempts_of_vanished_workers_are_released_by_a_new_leader(harness: Harness) -> None:
+    term = await harness.store.lead("before", 1_000_000)
+    assert term is not None
+    ids = await harness.submit(make_job(), make_job())
+    await harness.store.lease_jobs(term, [Lease(i, 0, "gone") for i in ids])
+    await harness.store.cancel_jobs([ids[1]], "no need", False)
+    await harness.store.resign("before")
+    await harness.launch()
+    (job,) = await harness.reach(JobState.SUCCEEDED, ids[0])
+    assert job.attempts[0].failure_class == 6
+    await harness.reach(JobState.CANCELLED, ids[1])
+
+
+async def test_living_workers_are_taken_over_with_what_they_run(harness: Harness) -> None:
+    harness.cluster.default = hang
+    first = await harness.launch(keep_workers=True)
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    await first.stop(0.0)
+    await harness.launch(keep_workers=True)
+    worker = harness.cluster.only()
+    worker.succeed(worker.assigned[0])
+    (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert (len(job.attempts), harness.cluster.created) == (1, 1)
+
+
+async def test_a_lease_that_never_reached_its_worker_is_released(harness: Harness) -> None:
+    first = await harness.launch(keep_workers=True)
+    await first.stop(0.0)
+    term = await harness.store.lead("between", 1_000_000)
+    (job_id,) = await harness.submit(make_job())
+    worker_id = harness.cluster.only().info.worker_id
+    await harness.store.lease_jobs(term or 0, [Lease(job_id, 0, worker_id)])
+    await harness.store.resign("between")
+    await harness.launch(make_settings(lease=10.0))
+    harness.clock.advance(11.0)
+    await harness.reach(JobState.SUCCEEDED, job_id)
+
+
+async def test_an_orphan_of_a_failed_lease_call_is_released(harness: Harness) -> None:
+    await harness.launch()
+    lease_jobs = harness.store.lease_jobs
+
+    async def lose_the_answer(*arguments: Any) -> Any:
+        harness.store.lease_jobs = lease_jobs  # type: ignore[method-assign]
+        await lease_jobs(*arguments)
+        raise StoreUnavailable("after the commit")
+
+    harness.store.lease_jobs = lose_the_answer  # type: ignore[method-assign, assignment]
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.LEASED, job_id)
+    for _ in range(3):
+        harness.clock.advance(6.0)
+        await harness.sweeps()
+    await harness.reach(JobState.SUCCEEDED, job_id)
+
+
+async def test_reports_wait_while_the_store_is_away(harness: Harness) -> None:
+    await harness.launch()
+    complete = harness.store.complete_attempts
+    tries = []
+
+    async def fail_twice(*arguments: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 2:  # it was written, and the answer was lost
+            await complete(*arguments)
+        if len(tries) <= 2:
+            raise StoreUnavailable("away")
+        return await complete(*arguments)
+
+    harness.store.complete_attempts = fail_twice  # type: ignore[method-assign, assignment]
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.SUCCEEDED, job_id)
+    await until(lambda: len(tries) == 3)
+
+
+async def test_what_was_handed_ahead_is_recalled_where_another_worker_is_idle(
+    harness: Harness,
+) -> None:
+    await harness.launch(make_settings(pools=TWO))
+    ids = await harness.submit(*(make_job() for _ in range(4)))
+    await harness.reach(JobState.SUCCEEDED, *ids)  # echo is quick, as far as anybody knows
+    harness.cluster.default = never_begin
+    ids = await harness.submit(*(make_job() for _ in range(20)))
+    await harness.reach(JobState.LEASED, *ids)
+    slow, idle = harness.cluster.alive
+    for job in list(idle.jobs.values()):
+        echo(idle, job)
+    first = next(iter(slow.jobs.values()))
+    slow.report(Started(first.job_id, first.fence, slow.clock()))
+    harness.cluster.default = echo
+    harness.clock.advance(0.3)
+    await until(lambda: len(slow.recalled) > 0)
+    await harness.reach(JobState.SUCCEEDED, *(i for i in ids if i != first.job_id))
+    record = await harness.job(slow.recalled[0][0])
+    assert (record.fence, len(record.attempts)) == (2, 1)  # what never began is no attempt
+
+
+async def test_reports_of_attempts_that_are_not_its_own_are_refused(harness: Harness) -> None:
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    worker = harness.cluster.only()
+    stale = worker.assigned[0].fence + 7
+    worker.report(
+        Started(job_id, stale, worker.clock()), Succeeded(job_id, stale, worker.clock(), 1.0, "1")
+    )
+    await until(lambda: len(worker.cancelled) == 1)  # whatever it runs there must end
+    assert worker.cancelled[0].force
+    assert (await harness.job(job_id)).state is JobState.RUNNING
+    assert await harness.store.confirm_cancels(1, [Attempted(job_id, stale)]) == [job_id]
+
+
+async def test_stopping_brings_everything_home(harness: Harness) -> None:
+    harness.cluster.behaviour["run"] = hang
+    harness.cluster.default = never_begin
+    scheduler = await harness.launch()
+    ids = await harness.submit(make_job("run"), make_job("wait"))
+    await harness.reach(JobState.RUNNING, ids[0])
+    await harness.reach(JobState.LEASED, ids[1])
+    await scheduler.stop(0.0)
+    jobs = await harness.reach(JobState.QUEUED, *ids)
+    assert all(job.state is JobState.QUEUED for job in jobs)
+    counts = [[a.failure_class for a in (await harness.job(i)).attempts] for i in ids]
+    assert counts == [[8], []]  # what never began is no attempt
+    assert await harness.store.list_workers() == []
+    assert harness.cluster.closed
+    assert await harness.store.lead("next", 1_000_000) is not None
+
+
+async def test_a_worker_that_does_not_stop_in_time_loses_its_attempts(harness: Harness) -> None:
+    harness.cluster.default = hang
+    scheduler = await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    harness.cluster.only().die()
+    await scheduler.stop(0.0)
+    await harness.reach(JobState.QUEUED, job_id)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from longshore_store.model import (
+    Attempted,
+    CheckpointUpdate,
+    Fenced,
+    Lease,
+    LogUpdate,
+    ProgressUpdate,
+    Start,
+)
+from longshore_store.sql import SqlStore
+from longshore_store.states import JobState
+from tests.store.factory import SECOND, Attempt, FakeClock, Yard, completion, setback
+from tests.store.places import Place
+
+TTL = 10 * SECOND
+
+
+async def test_one_leads(store: SqlStore, clock: FakeClock) -> None:
+    assert await store.lead("a", TTL) == 1
+    assert await store.lead("b", TTL) is None
+    clock.advance(TTL - 1)
+    assert await store.lead("b", TTL) is None
+    assert await store.lead("a", TTL) == 1, "renewed"
+    clock.advance(TTL - 1)
+    assert await store.lead("b", TTL) is None
+    clock.advance(1)
+    assert await store.lead("b", TTL) == 2
+    assert await store.lead("a", TTL) is None
+
+
+async def test_a_late_renewal_keeps_the_term(store: SqlStore, clock: FakeClock) -> None:
+    """Nobody led in between, so nothing was written under a newer term."""
+    await store.lead("a", TTL)
+    clock.advance(5 * TTL)
+    assert await store.lead("a", TTL) == 1
+
+
+async def test_resignation_is_at_once(store: SqlStore) -> None:
+    await store.lead("a", TTL)
+    await store.resign("b")
+    assert await store.lead("b", TTL) is None
+    await store.resign("a")
+    assert await store.lead("b", TTL) == 2
+    await store.resign("b")
+    assert await store.lead("b", TTL) == 3, "what it wrote before it resigned stays fenced off"
+
+
+def every_write(store: SqlStore, term: int, attempt: Attempt) -> dict[str, Awaitable[Any]]:
+    setbacks = [setback(attempt, due_us=0)]
+    return {
+        "promote_jobs": store.promote_jobs(term, 10),
+        "expire_jobs": store.expire_jobs(term, 10),
+        "lease_jobs": store.lease_jobs(term, [Lease(*attempt, "w9")]),
+        "start_attempts": store.start_attempts(term, [Start(*attempt, 1)]),
+        "complete_attempts": store.complete_attempts(term, [completion(attempt)]),
+        "fail_attempts": store.fail_attempts(term, setbacks),
+        "retry_attempts": store.retry_attempts(term, setbacks),
+        "dead_letter_attempts": store.dead_letter_attempts(term, setbacks),
+        "release_attempts": store.release_attempts(term, setbacks),
+        "expire_attempts": store.expire_attempts(term, setbacks),
+        "confirm_cancels": store.confirm_cancels(term, [Attempted(*attempt)]),
+        "record_progress": store.record_progress(term, [ProgressUpdate(*attempt, "1")]),
+        "record_logs": store.record_logs(term, [LogUpdate(*attempt, "1")]),
+        "save_checkpoints": store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1")]),
+    }
+
+
+async def test_an_old_term_writes_nothing(yard: Yard) -> None:
+    jobs = [await yard.job_in(s) for s in (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)]
+    before = [await yard.read(job.job_id) for job in jobs]
+    await yard.store.resign("yard")
+    newer = await yard.store.lead("new", TTL)
+    assert newer == yard.term + 1
+    for term in (yard.term, newer + 1, 0):
+        for job in jobs:
+            names = every_write(yard.store, term, job)
+            answers = await asyncio.gather(*names.values(), return_exceptions=True)
+            fenced = [isinstance(answer, Fenced) for answer in answers]
+            assert all(fenced), dict(zip(names, answers, strict=True))
+    assert [await yard.read(job.job_id) for job in jobs] == before
+
+
+async def test_a_fenced_write_beside_a_good_one(yard: Yard) -> None:
+    one, two = await yard.running(), await yard.running()
+    answers = await asyncio.gather(
+        yard.store.complete_attempts(yard.term - 1, [completion(one)]),
+        yard.store.complete_attempts(yard.term, [completion(two)]),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[0], Fenced)
+    assert answers[1] == []
+    assert await yard.state(one.job_id) == JobState.RUNNING
+
+
+async def test_schedulers_start_at_once(postgres_place: Place, clock: FakeClock) -> None:
+    """On an empty database there is no row to lock yet."""
+    stores = [await postgres_place.open(clock) for _ in range(2)]
+    names = [f"s{i}" for i in range(2)]
+    terms = await asyncio.gather(*(s.lead(n, TTL) for s, n in zip(stores, names, strict=True)))
+    assert sorted(terms, key=str) == [1, None]
+    for round_ in range(2, 12):
+        clock.advance(TTL)
+        contenders = [f"r{round_}-{n}" for n in names]
+        calls = (s.lead(n, TTL) for s, n in zip(stores, contenders, strict=True))
+        assert sorted(await asyncio.gather(*calls), key=str) == [round_, None]
+
+
+async def test_a_takeover_fences_the_other_process(
+    postgres_place: Place, clock: FakeClock
+) -> None:
+    old, new = await postgres_place.open(clock), await postgres_place.open(clock)
+    yard = await Yard.make(old, clock)
+    attempt = await yard.running()
+    await old.resign("yard")
+    assert await new.lead("new", TTL) == yard.term + 1
+    with pytest.raises(Fenced):
+        await old.complete_attempts(yard.term, [completion(attempt)])
+    assert await new.complete_attempts(yard.term + 1, [completion(attempt)]) == []

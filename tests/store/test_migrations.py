@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+import longshore_store.migrations as package
+from longshore_store.migrations import HEAD, migrate
+from longshore_store.sql import SqlStore
+from longshore_store.tables import metadata
+from tests.store.places import Place, Postgres
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def bare(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        yield Place("sqlite", f"sqlite:///{tmp_path}/new.db")
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    yield await postgres.create("bare")
+    await postgres.execute("DROP DATABASE bare")
+
+
+async def in_database(store: SqlStore, work: Any) -> Any:
+    return await store._dialect.transact(lambda connection: connection.run_sync(work))
+
+
+def differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(connection)
+    found: list[Any] = compare_metadata(context, metadata)
+    return found
+
+
+def indexes(connection: Connection) -> dict[str, str]:
+    """Their definitions, which a comparison of metadata looks at in part only."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type = 'index'"
+    else:
+        query = "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'ix%'"
+    return {name: definition for name, definition in connection.execute(text(query))}
+
+
+def remake(connection: Connection) -> None:
+    metadata.drop_all(connection)
+    metadata.create_all(connection)
+
+
+async def test_migrations_make_the_tables(bare: Place) -> None:
+    async with bare:
+        store = await bare.open()
+        assert await in_database(store, differences) == []
+        migrated = await in_database(store, indexes)
+        await in_database(store, remake)
+        assert await in_database(store, indexes) == migrated
+
+
+async def test_migrating_twice_changes_nothing(bare: Place) -> None:
+    async with bare:
+        store = await bare.open()
+        await in_database(store, migrate)
+        assert await in_database(store, differences) == []
+        found = await in_database(
+            store, lambda c: c.execute(text("SELECT version_num FROM alembic_version")).all()
+        )
+        assert [tuple(row) for row in found] == [(HEAD,)]
+
+
+def test_the_head_is_the_newest_script() -> None:
+    scripts = ScriptDirectory(str(Path(package.__file__).parent))
+    assert scripts.get_heads() == [HEAD]
+
+
+OPEN = """
+import asyncio, sys
+from longshore_store.sql import SqlStore
+
+async def main():
+    store = SqlStore(sys.argv[1])
+    sys.stdin.readline()
+    await store.open()
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_migrate_at_once(postgres: Postgres) -> None:
+    place = await postgres.create("together")
+    children = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OPEN, place.url, stdin=-1, stdout=-1, stderr=-1
+        )
+        for _ in range(3)
+    ]
+    outcomes = await asyncio.gather(*(child.communicate(b"\n") for child in children))
+    assert [child.returncode for child in children] == [0, 0, 0], outcomes
+    async with place:
+        store = await place.open()
+        assert await in_database(store, differences) == []
+    await postgres.execute("DROP DATABASE together")

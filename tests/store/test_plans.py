@@ -1,0 +1,170 @@
+"""How the databases reach the rows: by an index or a key, never by reading all the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from longshore_store.model import (
+    Attempted,
+    CheckpointUpdate,
+    Lane,
+    LogUpdate,
+    OnConflict,
+    ProgressUpdate,
+    UniqueClaim,
+)
+from longshore_store.sql import SqlStore
+from tests.store.factory import HOUR, Attempt, FakeClock, Yard, completion, new_job, setback
+from tests.store.places import Files, Postgres
+
+Seen = list[tuple[str, Any]]
+BIG = ("jobs", "events", "attempts", "job_specs", "job_results", "job_progress", "job_labels")
+# A full read of one of the tables that grow; of json_each, queues or counters it is what is meant.
+SCAN = re.compile(rf"^SCAN ({'|'.join(BIG)})\b(?! USING INDEX ix_)(?! USING COVERING INDEX ix_)")
+
+
+@contextmanager
+def recorded(store: SqlStore) -> Iterator[Seen]:
+    """Statements with their parameters, as the driver gets them."""
+    seen: Seen = []
+
+    def before(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
+            seen.append((statement, parameters))
+
+    dialect: Any = store._dialect
+    engines = [getattr(e, "sync_engine", e) for e in (dialect._writer, dialect._reader)]
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", before)
+    yield seen
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", before)
+
+
+async def exercise(yard: Yard) -> None:
+    """Every call of the hot paths, at least once."""
+    store, term = yard.store, yard.term
+    attempt = await yard.leased(idempotency_key="a", labels={"x": "1"}, total_timeout_us=HOUR)
+    await store.submit_jobs([new_job(idempotency_key="a")])
+    await yard.start(attempt)
+    await store.record_progress(term, [ProgressUpdate(*attempt, "1")])
+    await store.record_logs(term, [LogUpdate(*attempt, "1")])
+    await store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1")])
+    await store.complete_attempts(term, [completion(attempt)])
+    await store.retry_jobs([attempt.job_id], "")
+    for method in (store.release_attempts, store.retry_attempts, store.fail_attempts):
+        again = await yard.running()
+        await method(term, [setback(again, due_us=yard.clock())])
+        await method(term, [setback(Attempt(again.job_id, 9))])
+    await store.promote_jobs(term, 10)
+    for policy in (OnConflict.REJECT, OnConflict.REPLACE_QUEUED, OnConflict.CANCEL_EXISTING):
+        claim = UniqueClaim("order", None, policy)
+        await store.submit_jobs([new_job(unique=claim, labels={"x": policy.name})])
+    cancelling = await yard.cancelling()
+    await store.cancel_orders()
+    await store.confirm_cancels(term, [Attempted(*cancelling)])
+    await yard.submit(queue_timeout_us=0)
+    await store.expire_jobs(term, 10)
+    await store.active_attempts()
+    await store.next_due_us()
+    await store.queue_heads([(Lane("fast", "acme", 1), 5), (Lane("slow", "acme", 1), 5)])
+    await store.read_jobs([attempt.job_id], full=True)
+    await store.read_changes({attempt.job_id: 0})
+
+
+async def sqlite_plan(store: SqlStore, statement: str, parameters: Any) -> list[str]:
+    dialect: Any = store._dialect
+
+    def explain() -> list[str]:
+        connection = dialect._writer.raw_connection()
+        try:
+            cursor = connection.cursor()
+            rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            return [row[3] for row in rows]
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(explain)
+
+
+async def test_sqlite_never_reads_all_the_jobs(
+    files: Files, tmp_path: Path, clock: FakeClock
+) -> None:
+    async with files.make(tmp_path / "store.db") as place:
+        yard = await Yard.make(await place.open(clock), clock)
+        store: Any = yard.store
+        with recorded(store) as seen:
+            await exercise(yard)
+        scans = {
+            (statement, line)
+            for statement, parameters in seen
+            for line in await sqlite_plan(store, statement, parameters)
+            if SCAN.match(line)
+        }
+        assert scans == set()
+
+
+INDEXES = {
+    "queue_heads": "ix_jobs_ready",
+    "promote_jobs": "ix_jobs_due",
+    "expire_jobs": "ix_jobs_expire",
+    "cancel_orders": "ix_jobs_held",
+    "active_attempts": "ix_jobs_held",
+    "next_due_us": "ix_jobs_due",
+    "key": "ix_jobs_key",
+}
+
+
+async def call(yard: Yard, name: str) -> None:
+    store = yard.store
+    if name == "queue_heads":
+        await store.queue_heads([(Lane("fast", "acme", 1), 5)])
+    elif name in ("promote_jobs", "expire_jobs"):
+        await getattr(store, name)(yard.term, 10)
+    elif name == "key":
+        await store.submit_jobs([new_job(idempotency_key="k")])
+    else:
+        await getattr(store, name)()
+
+
+@pytest.mark.parametrize("name", INDEXES)
+async def test_sqlite_uses_the_index_made_for_it(
+    files: Files, tmp_path: Path, clock: FakeClock, name: str
+) -> None:
+    async with files.make(tmp_path / "store.db") as place:
+        yard = await Yard.make(await place.open(clock), clock)
+        store: Any = yard.store
+        await yard.submit(idempotency_key="k")
+        with recorded(store) as seen:
+            await call(yard, name)
+        lines = [line for s, p in seen for line in await sqlite_plan(store, s, p)]
+        assert any(INDEXES[name] in line for line in lines), lines
+        assert not any("TEMP B-TREE FOR ORDER BY" in line for line in lines), lines
+
+
+async def test_postgres_never_reads_all_the_jobs(postgres: Postgres, clock: FakeClock) -> None:
+    async with await postgres.create("plans") as place:
+        yard = await Yard.make(await place.open(clock), clock)
+        for _ in range(4):
+            batch = [new_job(tenant=f"t{i % 7}", priority=i % 100) for i in range(5_000)]
+            await yard.store.submit_jobs(batch)
+        await postgres.execute("ANALYZE", "plans")
+        store: Any = yard.store
+        with recorded(store) as seen:
+            await exercise(yard)
+            await store.queue_heads([(Lane("fast", f"t{i}", 1), 64) for i in range(7)])
+        plans = await postgres.explain(seen, "plans")
+        read = re.compile(r"Seq Scan on (jobs|events|job_specs)\b")
+        assert [plan for plan in plans if read.search(plan)] == []
+        heads = [plan for plan in plans if "Subquery Scan" in plan and "ix_jobs_ready" in plan]
+        assert heads
+        assert not any("Sort" in plan for plan in heads)
+    await postgres.execute("DROP DATABASE plans")

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from longshore_store.model import (
+    JobQuery,
+    NewJob,
+    OnConflict,
+    QueueDeclaration,
+    UniqueClaim,
+    UniquenessConflict,
+)
+from longshore_store.sql import SqlStore
+from longshore_store.states import TERMINAL, JobState
+from longshore_store.tables import jobs
+from tests.store.factory import HOUR, REACHABLE, SECOND, FakeClock, Yard, new_job
+from tests.store.places import Place
+from tests.store.recount import fetch
+
+REJECT = OnConflict.REJECT
+RETURN = OnConflict.RETURN_EXISTING
+
+
+def unique(
+    on_conflict: OnConflict = REJECT, window_us: int | None = None, **changes: Any
+) -> NewJob:
+    return new_job(unique=UniqueClaim("order-7", window_us, on_conflict), **changes)
+
+
+async def test_a_second_one_is_rejected(store: SqlStore) -> None:
+    first = unique()
+    await store.submit_jobs([first])
+    for method in (store.submit_jobs, store.check_jobs):
+        with pytest.raises(UniquenessConflict) as refused:
+            await method([new_job(), unique()])
+        assert (refused.value.index, refused.value.key) == (1, "order-7")
+        assert refused.value.existing_id == first.id
+    assert await fetch(store, select(func.count()).select_from(jobs)) == [[1]] or (
+        await fetch(store, select(func.count()).select_from(jobs)) == [(1,)]
+    )
+
+
+async def test_a_second_one_gets_the_first(yard: Yard) -> None:
+    attempt = await yard.running(unique=UniqueClaim("order-7", None, RETURN))
+    [answer] = await yard.store.submit_jobs([unique(RETURN)])
+    assert (answer.job_id, answer.created, answer.state) == (
+        attempt.job_id,
+        False,
+        JobState.RUNNING,
+    )
+
+
+async def test_keys_belong_to_a_task_of_a_tenant(store: SqlStore) -> None:
+    batch = [unique(), unique(tenant="b"), unique(task="crop")]
+    assert all(a.created for a in await store.submit_jobs(batch))
+
+
+@pytest.mark.parametrize("state", REACHABLE, ids=lambda s: s.name)
+async def test_a_claim_without_a_window_lasts_while_active(yard: Yard, state: JobState) -> None:
+    claim = UniqueClaim("order-7", None, REJECT)
+    submit = yard.submit
+
+    async def claiming(**changes: Any) -> str:
+        return await submit(unique=claim, **changes)
+
+    yard.submit = claiming  # type: ignore[method-assign]
+    holder = await yard.job_in(state)
+    if state in TERMINAL:
+        [answer] = await yard.store.submit_jobs([unique()])
+        assert answer.created
+    else:
+        with pytest.raises(UniquenessConflict) as refused:
+            await yard.store.submit_jobs([unique()])
+        assert refused.value.existing_id == holder.job_id
+
+
+async def test_a_window_counts_from_acceptance(yard: Yard) -> None:
+    first = await yard.submit(unique=UniqueClaim("order-7", HOUR, RETURN))
+    await yard.store.cancel_jobs([first], "", False)
+    yard.clock.advance(HOUR - 1)
+    [answer] = await yard.store.submit_jobs([unique(RETURN, HOUR)])
+    assert (answer.job_id, answer.created, answer.state) == (first, False, JobState.CANCELLED)
+    yard.clock.advance(1)
+    [answer] = await yard.store.submit_jobs([unique(RETURN, HOUR)])
+    assert answer.created
+
+
+async def test_the_queued_one_is_replaced(yard: Yard) -> None:
+    first = await yard.submit(
+        unique=UniqueClaim("order-7", None, REJECT),
+        idempotency_key="mine",
+        labels={"version": "1", "kept": "x"},
+    )
+    newer = unique(
+        OnConflict.REPLACE_QUEUED,
+        payload='{"n":2}',
+        spec=b"second",
+        queue="slow",
+        priority=90,
+        needs_json='{"cpu_millis":2000}',
+        fingerprint="f2",
+        total_timeout_us=HOUR,
+        labels={"version": "2", "kept": "x"},
+    )
+    [answer] = await yard.store.submit_jobs([newer])
+    assert (answer.job_id, answer.created, answer.state) == (first, False, JobState.QUEUED)
+
+    record = await yard.read(first)
+    assert (record.payload, record.spec, record.queue) == ('{"n":2}', b"second", "slow")
+    assert (record.priority, record.needs_json) == (90, '{"cpu_millis":2000}')
+    assert (await yard.grant(first)).total_deadline_us == yard.clock() + HOUR
+    [changes] = await yard.store.read_changes({first: 1})
+    assert changes.events[0].reason == "REPLACED"
+    for value, expected in (("1", []), ("2", [first])):
+        found = await yard.store.list_jobs(JobQuery(labels=(("version", value),)))
+        assert [r.id for r in found] == expected
+    # Its first caller asks again, and has done nothing wrong.
+    [again] = await yard.store.submit_jobs([new_job(idempotency_key="mine")])
+    assert again.job_id == first
+
+
+async def test_a_started_one_is_not_replaced(yard: Yard) -> None:
+    attempt = await yard.leased(unique=UniqueClaim("order-7", None, REJECT))
+    [answer] = await yard.store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, payload="2")])
+    assert (answer.job_id, answer.state) == (attempt.job_id, JobState.LEASED)
+    assert (await yard.read(attempt.job_id)).payload == '{"width":640}'
+
+
+@pytest.mark.parametrize("state", [s for s in REACHABLE if s not in TERMINAL])
+async def test_the_existing_one_is_cancelled(yard: Yard, state: JobState) -> None:
+    submit = yard.submit
+
+    async def claiming(**changes: Any) -> str:
+        return await submit(unique=UniqueClaim("order-7", None, REJECT), **changes)
+
+    yard.submit = claiming  # type: ignore[method-assign]
+    holder = await yard.job_in(state)
+    newer = unique(OnConflict.CANCEL_EXISTING)
+    [answer] = await yard.store.submit_jobs([newer])
+    assert (answer.job_id, answer.created) == (newer.id, True)
+    assert await yard.state(holder.job_id) in (JobState.CANCELLED, JobState.CANCELLING)
+    with pytest.raises(UniquenessConflict) as refused:
+        await yard.store.submit_jobs([unique()])
+    assert refused.value.existing_id == newer.id
+
+
+async def test_cancelling_the_existing_one_makes_room(store: SqlStore) -> None:
+    await store.declare_queues([QueueDeclaration("fast", 1, None, "")])
+    await store.submit_jobs([unique()])
+    newer = unique(OnConflict.CANCEL_EXISTING)
+    assert [a.created for a in await store.check_jobs([newer])] == [True]
+    assert [a.created for a in await store.submit_jobs([newer])] == [True]
+
+
+async def test_an_existing_one_needs_no_room(store: SqlStore) -> None:
+    await store.declare_queues([QueueDeclaration("fast", 1, None, "")])
+    await store.submit_jobs([unique()])
+    [answer] = await store.submit_jobs([unique(RETURN)])
+    assert not answer.created
+
+
+async def test_a_check_cancels_nothing(yard: Yard) -> None:
+    first = unique()
+    await yard.store.submit_jobs([first])
+    for policy in (OnConflict.CANCEL_EXISTING, OnConflict.REPLACE_QUEUED):
+        await yard.store.check_jobs([unique(policy, payload="2")])
+    record = await yard.read(first.id)
+    assert (record.state, record.payload, record.sequence) == (JobState.QUEUED, first.payload, 1)
+
+
+async def test_one_key_twice_in_a_call(store: SqlStore) -> None:
+    first = unique(RETURN)
+    answers = await store.submit_jobs([first, unique(RETURN)])
+    assert [(a.job_id, a.created) for a in answers] == [(first.id, True), (first.id, False)]
+
+
+async def test_many_at_once(store: SqlStore) -> None:
+    answers = await asyncio.gather(*(store.submit_jobs([unique(RETURN)]) for _ in range(30)))
+    assert sum(a.created for [a] in answers) == 1
+    assert len({a.job_id for [a] in answers}) == 1
+
+
+async def test_two_processes_claim_at_once(postgres_place: Place, clock: FakeClock) -> None:
+    stores = [await postgres_place.open(clock) for _ in range(2)]
+    for i in range(20):
+        claim = UniqueClaim(f"order-{i}", None, RETURN)
+        answers = await asyncio.gather(*(s.submit_jobs([new_job(unique=claim)]) for s in stores))
+        assert sum(a.created for [a] in answers) == 1
+        clock.advance(SECOND)
