@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -171,4 +172,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # All is closed. What Ray would still do at exit may wait for a cluster that is starting;
+    # the parent ends its processes.
+    os._exit(status)

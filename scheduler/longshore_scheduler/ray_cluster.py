@@ -5,11 +5,13 @@ the import alone takes a second, in which jobs are accepted already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +89,23 @@ class RayCluster:
         self._temporary: str | None = None
 
     async def start(self, pools: Sequence[PoolSpec]) -> None:
-        """Imports Ray and connects, in a thread: both take seconds."""
-        await asyncio.to_thread(self._connect, pools)
+        """Imports Ray and connects, in a thread: both take seconds, and cannot be cut short.
+
+        So it is a daemon: a process that is told to stop meanwhile does not wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def connect() -> None:
+            try:
+                self._connect(pools)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                _tell(loop, done, error)
+            else:
+                _tell(loop, done, None)
+
+        threading.Thread(target=connect, name="ray-start", daemon=True).start()
+        await done
 
     def _connect(self, pools: Sequence[PoolSpec]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -111,8 +128,11 @@ class RayCluster:
 
         Declaring more cores than there are is on purpose: a pool says how much may run at once.
         """
-        # Ray puts sockets below it, whose paths may have 107 characters.
-        self._temporary = self._temporary or tempfile.mkdtemp(prefix="ls-ray-", dir="/tmp")
+        # Ray puts sockets below it, whose paths may have 107 characters. A supervisor that has
+        # set RAY_TMPDIR also removes it, which a killed process cannot.
+        folder = os.environ.get("RAY_TMPDIR") or self._temporary
+        if folder is None:
+            folder = self._temporary = tempfile.mkdtemp(prefix="ls-ray-", dir="/tmp")
         sizes = [(pool.settings, pool.settings.maximum_workers) for pool in pools]
         return {
             "address": "local",
@@ -256,6 +276,23 @@ async def _answer(method: Callable[..., Any], arguments: tuple[Any, ...], deadli
     if not done:
         raise TimeoutError(f"no answer within {deadline:.0f} s")
     return future.result()
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error: BaseException | None
+) -> None:
+    """Ends `done` from another thread, unless nobody waits any more."""
+
+    def end() -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(end)
 
 
 def _look(future: asyncio.Future[Any]) -> None:

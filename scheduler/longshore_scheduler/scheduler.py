@@ -123,8 +123,10 @@ class Scheduler:
         if self._led is not None:
             self._led.term.end("stopped")
         if self._main is not None:
-            await asyncio.wait([self._main], timeout=_LONGEST_PAUSE)
+            # A cluster that is still starting cannot be waited for, nor does it hold anything.
+            await asyncio.wait([self._main], timeout=_LONGEST_PAUSE if self._cluster_up else 0)
             self._main.cancel()
+            await asyncio.wait([self._main], timeout=_LONGEST_PAUSE)
         await self._leadership.resign()
         await self._cluster.close()
 

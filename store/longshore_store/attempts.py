@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, tuple_, update
 
 from longshore.sdk.failures import FailureClass
 from longshore_store import states
@@ -26,7 +26,7 @@ from longshore_store.edges import (
     state_in,
 )
 from longshore_store.model import EventKind, Leased, Setback
-from longshore_store.states import ACTIVE
+from longshore_store.states import ACTIVE, JobState
 from longshore_store.tables import (
     attempts,
     events,
@@ -128,10 +128,12 @@ class AttemptWrites:
         rows = [(job, fence, worker) for w in writes for job, fence, worker in w.rows]
         changed, marks = await self._lease.apply(tx, rows)
         granted = await self._lease.marked(tx, marks, *_leased_columns()) if changed else ()
-        found = {row[0]: row for row in await self._with_specs(tx, granted)}
+        found = [_leased(row) for row in await self._with_specs(tx, granted)]
+        # Taken out once answered: a lease asked for twice is granted once.
+        ours = {(lease.id, lease.fence - 1, lease.worker_id): lease for lease in found}
         for write in writes:
-            mine = (found.get(row[0]) for row in write.rows)
-            write.answer = [_leased(row) for row in mine if row is not None]
+            mine = (ours.pop(tuple(row), None) for row in write.rows)
+            write.answer = [lease for lease in mine if lease is not None]
 
     async def _with_specs(self, tx: Transaction, granted: Sequence[Row]) -> list[Row]:
         if not granted:
@@ -180,11 +182,13 @@ class Ending:
         values: dict[str, ColumnElement[Any]] = {
             name: c[name] + r.c[name] for name in ("attempts", "crashes", "ooms", "interruptions")
         }
-        values["number"] = c.number - r.c.unstarted
+        # What a report calls unstarted may have been stored as started, under an earlier leader.
+        recalled = and_(c.state == number(JobState.LEASED), r.c.unstarted == 1)
+        values["number"] = c.number - case((recalled, 1), else_=0)
         values["needs_json"] = func.coalesce(r.c.needs_json, c.needs_json)
         if transition.target in states.TERMINAL:
             values["ended_us"] = NOW
-        if transition.target == states.JobState.RETRYING:
+        if transition.target == JobState.RETRYING:
             values["due_us"] = r.c.due_us
         self._edge = Edge(dialect, transition, _SETBACK, values, rows=r)
         self._keep_attempt = self._edge.insert_marked(
@@ -195,7 +199,7 @@ class Ending:
                 failure_class=r.c.failure_class,
                 failure_json=r.c.failure_json,
             ),
-            unstarted=0,
+            or_(r.c.unstarted == 0, c.prior_state != number(JobState.LEASED)),
         )
         self._keep_failure = (
             self._edge.keep_result("failure_json") if transition.target in states.TERMINAL else None
@@ -255,7 +259,7 @@ class ReportWrites:
             is_progress = writes[0].kind == "record_progress"
             statement, rowset = self._progress if is_progress else self._checkpoints
             # Two of one job in a statement would meet in its ON CONFLICT; the last one wins.
-            newest = list({row[0]: row for row in rows}.values())
+            newest = list({(row[0], row[1]): row for row in rows}.values())
             await tx.connection.execute(statement, {**rowset.params(newest), "p_now": tx.now_us})
         tx.changed.extend(row[0] for row in rows)
 
@@ -273,23 +277,25 @@ class ReportWrites:
             {**r.params(totals), **stamp},
         )
         lines = [
-            (job_id, len(bodies) - i, body)
-            for (job_id, _), bodies in grouped.items()
+            (job_id, fence, len(bodies) - i, body)
+            for (job_id, fence), bodies in grouped.items()
             for i, body in enumerate(bodies, start=1)
         ]
         await self._insert_logs(tx, lines, stamp)
-        await self._trim(tx, [(row[0],) for row in totals])
+        await self._trim(tx, [(job_id,) for job_id in {row[0] for row in totals}])
 
     async def _insert_logs(
         self, tx: Transaction, lines: Sequence[Row], stamp: dict[str, int]
     ) -> None:
-        e = self._dialect.rowset("e", {"id": "text", "before": "int", "body": "text"})
+        columns: dict[str, Kind] = {"id": "text", "fence": "int", "before": "int", "body": "text"}
+        e = self._dialect.rowset("e", columns)
+        same = and_(jobs.c.id == e.c.id, jobs.c.fence == e.c.fence)
         query = (
             select(
                 jobs.c.id, jobs.c.sequence - e.c.before, NOW, jobs.c.number,
                 number(EventKind.LOG), number(0), number(0), EMPTY_TEXT, NO_NUMBER, e.c.body,
             )
-            .select_from(e.table.join(jobs, jobs.c.id == e.c.id))
+            .select_from(e.table.join(jobs, same))
             .where(jobs.c.stamp == STAMP)
         )  # fmt: skip
         insert = self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
@@ -310,9 +316,6 @@ class ReportWrites:
         surplus = await self._dialect.rows(tx.connection, query, r.params(ids))
         if not surplus:
             return
-        last: dict[str, int] = {}
-        for job_id, sequence in surplus:
-            last[job_id] = max(last.get(job_id, 0), sequence)
         d = self._dialect.rowset("d", {"id": "text", "sequence": "int"})
         doomed = select(d.c.id, d.c.sequence)
         await tx.connection.execute(

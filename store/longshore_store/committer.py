@@ -7,6 +7,7 @@ once. That is where the throughput comes from: a commit costs one fsync, whateve
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from longshore_store.dialects import Connection, Dialect
 from longshore_store.model import StoreUnavailable
 
+_log = logging.getLogger(__name__)
+
 MAX_ROWS = 8192
 MAX_PENDING_ROWS = 200_000
+BULK_OF_A_ROW = 4096  # characters of bodies that count as one more row
 
 
 class KeyTaken(Exception):
@@ -28,20 +32,19 @@ class KeyTaken(Exception):
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One caller's request: rows for one handler, and where the answer goes."""
+    """One caller's request: rows for one handler, and where the answer goes.
+
+    weight: how many rows it counts for; large bodies count as more.
+    """
 
     kind: str
     rows: Sequence[Any]
     term: int | None
+    weight: int
     done: asyncio.Future[Any]
     options: dict[str, Any] = field(default_factory=dict)
     answer: Any = None
     error: BaseException | None = None
-
-    @property
-    def weight(self) -> int:
-        """Rows it counts for, at least one."""
-        return max(1, len(self.rows))
 
 
 @dataclass(slots=True)
@@ -92,16 +95,24 @@ class Committer:
         self._task = asyncio.create_task(self._run(), name="store-committer")
 
     async def write(
-        self, kind: str, rows: Sequence[Any], term: int | None = None, **options: Any
+        self,
+        kind: str,
+        rows: Sequence[Any],
+        term: int | None = None,
+        *,
+        bulk: int = 0,
+        **options: Any,
     ) -> Any:
-        """Commits rows and returns the handler's answer.
+        """Commits rows, with so many characters of bodies, and returns the handler's answer.
 
         Raises:
             StoreUnavailable: the database did not take it, or too much waits already.
         """
         if self._closing:
             raise StoreUnavailable("the store is closing")
-        write = Write(kind, rows, term, asyncio.get_running_loop().create_future(), options)
+        weight = max(1, len(rows)) + bulk // BULK_OF_A_ROW
+        done = asyncio.get_running_loop().create_future()
+        write = Write(kind, rows, term, weight, done, options)
         if self._pending_rows + write.weight > MAX_PENDING_ROWS:
             raise StoreUnavailable(f"{self._pending_rows} rows wait to be written already")
         self._pending.append(write)
@@ -136,31 +147,38 @@ class Committer:
 
     async def _commit(self, batch: list[Write]) -> None:
         try:
-            await self._transact(batch)
+            changed = await self._transact(batch)
         except StoreUnavailable as error:
             _fail(batch, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, its caller is told
             if len(batch) == 1:
-                _fail(batch, error)
+                _fail(batch, _outward(error))
                 return
             # One of them cannot be written; alone, the others still can.
             for write in batch:
-                write.answer = write.error = None
                 await self._commit([write])
-
-    async def _transact(self, batch: list[Write]) -> None:
-        for look_first in (False, True, True):
-            try:
-                changed = await self._attempt(batch, look_first)
-            except KeyTaken:
-                continue
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
-                raise unavailable(error) from error
-            self._committed(changed)
+        else:
             for write in batch:
                 _answer(write)
-            return
-        raise StoreUnavailable("another writer keeps taking the same keys; try again")
+            self._tell(changed)
+
+    def _tell(self, changed: list[str]) -> None:
+        try:
+            self._committed(changed)
+        except Exception:  # noqa: BLE001  # the writes stand, and their callers are answered
+            _log.exception("a listener of the store failed")
+
+    async def _transact(self, batch: list[Write]) -> list[str]:
+        """Commits a batch and returns the ids of changed jobs."""
+        look_first = False
+        for last in (False, False, False, True):
+            try:
+                return await self._attempt(batch, look_first)
+            except (KeyTaken, SQLAlchemyError, OSError, TimeoutError) as error:
+                if last or not _repeatable(error):
+                    raise unavailable(error) from error
+                look_first = look_first or isinstance(error, KeyTaken)
+        raise AssertionError("the last try returns or raises")
 
     async def _attempt(self, batch: list[Write], look_first: bool) -> list[str]:
         for write in batch:
@@ -189,6 +207,17 @@ def _fail(batch: list[Write], error: BaseException) -> None:
             write.done.set_exception(error)
 
 
+def _repeatable(error: Exception) -> bool:
+    """Another writer was in the way: the same batch may go through now."""
+    return isinstance(error, KeyTaken) or _sqlstate(error).startswith("40")
+
+
+def _outward(error: Exception) -> Exception:
+    if _repeatable(error):
+        return StoreUnavailable("other writers keep changing the same rows; try again")
+    return error
+
+
 def unavailable(error: Exception) -> Exception:
     """StoreUnavailable where the database is away, slow or full; else the error itself."""
     return StoreUnavailable(_summary(error)) if _is_outage(error) else error
@@ -196,26 +225,34 @@ def unavailable(error: Exception) -> Exception:
 
 def _is_outage(error: BaseException) -> bool:
     # As against a statement that the database refuses.
-    if isinstance(error, (PoolTimeout, OSError, TimeoutError, InterfaceError)):
+    if isinstance(error, (PoolTimeout, OSError, TimeoutError)):
         return True
     if not isinstance(error, DBAPIError):
         return False
+    if error.connection_invalidated:
+        return True
+    if state := _sqlstate(error):
+        return state.startswith(_OUTAGE_STATES)
+    cause = error.orig.__cause__ if error.orig else None
+    if isinstance(cause, ValueError):  # a driver that cannot encode a parameter, and quotes it
+        return False
     text = str(error.orig).lower()
-    return error.connection_invalidated or any(sign in text for sign in _OUTAGE_SIGNS)
+    return isinstance(error, InterfaceError) or any(sign in text for sign in _OUTAGE_SIGNS)
 
 
+def _sqlstate(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
+# Connection, serialization and deadlock, resources, operator intervention, input and output; a
+# server that became a read-only standby; a lock that was not given in time.
+_OUTAGE_STATES = ("08", "40", "53", "57", "58", "25006", "55P03")
+# Of databases that give no state.
 _OUTAGE_SIGNS = (
     "disk is full",
     "disk i/o error",
     "database is locked",
     "connection",
-    "shutting down",
-    "starting up",
-    "recovery mode",
-    "could not extend",
-    "no space left",
-    "deadlock",
-    "could not serialize",
     "timeout",
 )
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    FromClause,
     Integer,
     Select,
     Text,
@@ -73,6 +74,7 @@ class Edge:
             start arrive together with the outcome: both events are written. A `reason` and a
             `failure_json` are kept with the event and the result.
         values: what else the UPDATE sets, given the rowset's columns.
+        guard: what else must be true of the job.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Edge:
         *,
         rows: Rowset | None = None,
         fenced: bool = True,
+        guard: ColumnElement[bool] | None = None,
     ) -> None:
         self.transition = transition
         self._dialect = dialect
@@ -92,13 +95,15 @@ class Edge:
         self._ends = "started_us" in columns and transition.target != JobState.RUNNING
         self._moves = not _same_kind(transition)
         self._fenced = fenced
-        guard = and_(jobs.c.id == self.rows.c.id, state_in(transition.sources))
+        found = and_(jobs.c.id == self.rows.c.id, state_in(transition.sources))
         if fenced:
-            guard = and_(guard, jobs.c.fence == self.rows.c.fence)
-        self._update = update(jobs).where(guard).values(**self._sets(values or {}))
+            found = and_(found, jobs.c.fence == self.rows.c.fence)
+        if guard is not None:
+            found = and_(found, guard)
+        self._update = update(jobs).where(found).values(**self._sets(values or {}))
         self._event = self._insert_event()
         self._start_event = self._insert_start_event() if self._ends else None
-        self._counters = count_marked(dialect, self.rows)
+        self._counters = count_marked(dialect, self.rows.table.join(jobs, self._same()))
 
     def _sets(self, values: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
         r = self.rows.c
@@ -118,12 +123,18 @@ class Edge:
             )
         return {**sets, **values}
 
+    def _same(self) -> ColumnElement[bool]:
+        """A row and the job it changed; a stale row of the same job must not meet it."""
+        same = jobs.c.id == self.rows.c.id
+        if not self._fenced:
+            return same
+        fence = self.rows.c.fence
+        granted = self.transition.target == JobState.LEASED
+        return and_(same, jobs.c.fence == (fence + 1 if granted else fence))
+
     def _marked(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        return (
-            select(*columns)
-            .select_from(self.rows.table.join(jobs, jobs.c.id == self.rows.c.id))
-            .where(jobs.c.stamp == STAMP)
-        )
+        source = self.rows.table.join(jobs, self._same())
+        return select(*columns).select_from(source).where(jobs.c.stamp == STAMP)
 
     def _insert_event(self) -> Any:
         r = self.rows.c
@@ -153,15 +164,15 @@ class Edge:
     async def apply(
         self, tx: Transaction, rows: Sequence[Row], options: Mapping[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Applies the edge where its guard holds.
+        """Applies the edge where its guard holds. Of rows that say the same the first counts.
 
         Returns:
             How many rows changed, and parameters under which `marked()` finds them.
         """
-        stamp = {"p_stamp": tx.stamp()}
-        params = {**self.rows.params(rows), **stamp, "p_now": tx.now_us, **(options or {})}
+        rows = self._distinct(rows)
+        marks = {**self.rows.params(rows), "p_stamp": tx.stamp()}
+        params = {**marks, "p_now": tx.now_us, **(options or {})}
         changed: int = (await tx.connection.execute(self._update, params)).rowcount
-        marks = {**self.rows.params(rows), **stamp}
         if changed:
             params.setdefault("p_reason", self.transition.reason)
             if self._start_event is not None:
@@ -172,6 +183,14 @@ class Edge:
             tx.changed.extend(row[0] for row in rows)
         return changed, marks
 
+    def _distinct(self, rows: Sequence[Row]) -> Sequence[Row]:
+        # A report may come twice: it is one change, and one event.
+        if len(rows) == 1:
+            return rows
+        width = 2 if self._fenced else 1
+        first = {tuple(row[:width]): row for row in reversed(rows)}
+        return rows if len(first) == len(rows) else list(first.values())
+
     async def marked(
         self, tx: Transaction, marks: Mapping[str, Any], *columns: ColumnElement[Any]
     ) -> Sequence[Row]:
@@ -179,12 +198,14 @@ class Edge:
         return await self._dialect.rows(tx.connection, self._marked(*columns), marks)
 
     def insert_marked(
-        self, table: Any, names: Sequence[str], columns: Sequence[ColumnElement[Any]], **where: Any
+        self,
+        table: Any,
+        names: Sequence[str],
+        columns: Sequence[ColumnElement[Any]],
+        *where: ColumnElement[bool],
     ) -> Any:
         """INSERT INTO table SELECT columns of the rows that `apply` changed."""
-        query = self._marked(*columns)
-        for name, value in where.items():
-            query = query.where(self.rows.c[name] == value)
+        query = self._marked(*columns).where(*where)
         return self._dialect.insert(table).from_select(list(names), query)
 
     def keep_result(self, *columns: str) -> Any:
@@ -205,8 +226,8 @@ def _same_kind(transition: Transition) -> bool:
     return everywhere <= WAITING or everywhere <= ACTIVE
 
 
-def count_marked(dialect: Dialect, rows: Rowset) -> Any:
-    """Adds to this writer's counters what the marked rows changed of them."""
+def count_marked(dialect: Dialect, source: FromClause) -> Any:
+    """Adds to this writer's counters what the marked jobs in `source` changed of them."""
 
     def moved(kind: frozenset[JobState]) -> ColumnElement[int]:
         states = [number(s) for s in sorted(kind)]
@@ -224,7 +245,7 @@ def count_marked(dialect: Dialect, rows: Rowset) -> Any:
             moved(ACTIVE),
             drained,
         )
-        .select_from(rows.table.join(jobs, jobs.c.id == rows.c.id))
+        .select_from(source)
         .where(jobs.c.stamp == STAMP)
         .group_by(jobs.c.queue, jobs.c.tenant)
     )

@@ -24,21 +24,23 @@ class LeadershipWrites:
             write.answer = await self._lead(tx, write.options["leader_id"], write.options["ttl_us"])
 
     async def _lead(self, tx: Transaction, leader_id: str, ttl_us: int) -> int | None:
-        query = select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us)
-        query = query.where(leaders.c.name == _NAME).with_for_update()
-        row = (await tx.connection.execute(query)).first()
-        if row is None:
-            term = 1
-        elif row.leader_id == leader_id:
-            term = row.term
-        elif row.until_us > tx.now_us:
-            return None
-        else:
-            term = row.term + 1
+        term, leader, until_us = await self._locked(tx)
+        if leader != leader_id:
+            if until_us > tx.now_us:
+                return None
+            term += 1
         values = {"term": term, "leader_id": leader_id, "until_us": tx.now_us + ttl_us}
-        insert = self._dialect.insert(leaders).values(name=_NAME, **values)
-        await tx.connection.execute(self._dialect.upsert(insert, ["name"], {n: n for n in values}))
+        await tx.connection.execute(update(leaders).where(leaders.c.name == _NAME).values(values))
         return term
+
+    async def _locked(self, tx: Transaction) -> tuple[int, str, int]:
+        """Term, leader and end. An upsert that changes nothing locks the row, and makes the
+        first one: two schedulers that start on an empty database must not both get term 1."""
+        insert = self._dialect.insert(leaders).values(name=_NAME, term=0, leader_id="", until_us=0)
+        await tx.connection.execute(self._dialect.upsert(insert, ["name"], {"name": "name"}))
+        query = select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us)
+        row = (await tx.connection.execute(query.where(leaders.c.name == _NAME))).one()
+        return row.term, row.leader_id, row.until_us
 
     async def resign(self, tx: Transaction, writes: list[Write]) -> None:
         """Ends the leadership of the callers. The term stays: the next one's is larger."""

@@ -15,7 +15,7 @@ from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
 from longshore_store.failure import FailureRecord
 from longshore_store.states import JobState
-from longshore_store.tables import attempts, job_progress, job_results, jobs
+from longshore_store.tables import attempts, job_checkpoints, job_progress, job_results, jobs
 
 _ENDED: dict[str, Kind] = {"id": "text", "failure_json": "text"}
 
@@ -24,6 +24,7 @@ class CancelWrites:
     """cancel_jobs: waiting jobs end here, held ones wait for their worker."""
 
     def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
         ended = {"ended_us": NOW}
         self._waiting = Edge(dialect, states.CANCEL_WAITING, _ENDED, ended, fenced=False)
         held = {"cancel_force": bindparam("p_force", type_=Boolean)}
@@ -47,6 +48,7 @@ class CancelWrites:
             FailureClass.CANCELLED, CODES["CANCELLED"], "CANCELLED", reason or "cancelled"
         ).to_json()
         rows = [(job_id, failure) for job_id in job_ids]
+        await self._lock(tx, rows)
         touched: set[str] = set()
         for edge, keep in self._keep:
             options = {} if edge is self._waiting else {"p_force": force}
@@ -57,6 +59,12 @@ class CancelWrites:
         if force:
             await tx.connection.execute(self._harden, self._held.rows.params(rows))
         return [job_id for job_id in job_ids if job_id not in touched]
+
+    async def _lock(self, tx: Transaction, rows: Sequence[Row]) -> None:
+        # A job that another process released between the two edges would escape both.
+        r = self._held.rows
+        query = select(jobs.c.id).where(jobs.c.id == r.c.id).order_by(jobs.c.id)
+        await self._dialect.rows(tx.connection, query.with_for_update(of=jobs), r.params(rows))
 
 
 def _harden(edge: Edge) -> Any:
@@ -72,9 +80,12 @@ class ClockWrites:
         self._dialect = dialect
         self._promote = Edge(
             dialect, states.PROMOTE, {"id": "text"}, {"ready_us": NOW, "due_us": NO_NUMBER},
-            fenced=False,
+            fenced=False, guard=jobs.c.due_us <= NOW,
         )  # fmt: skip
-        self._expire = Edge(dialect, states.EXPIRE_WAITING, _ENDED, {"ended_us": NOW}, fenced=False)
+        self._expire = Edge(
+            dialect, states.EXPIRE_WAITING, _ENDED, {"ended_us": NOW},
+            fenced=False, guard=jobs.c.expire_us <= NOW,
+        )  # fmt: skip
         self._keep_expiry = self._expire.keep_result("failure_json")
 
     async def promote_jobs(self, tx: Transaction, writes: list[Write]) -> None:
@@ -139,7 +150,7 @@ class RerunWrites:
     async def retry_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its stale ids."""
         for write in writes:
-            rows = [(job_id,) for job_id in write.rows]
+            rows = [(job_id,) for job_id in dict.fromkeys(write.rows)]
             await self._save_successes(tx, rows)
             changed, marks = await self._edge.apply(tx, rows)
             done = {r[0] for r in await self._edge.marked(tx, marks, jobs.c.id)} if changed else ()
@@ -155,17 +166,25 @@ class RerunWrites:
             .select_from(r.table.join(jobs, jobs.c.id == r.c.id))
             .where(jobs.c.state == number(JobState.SUCCEEDED))
         )  # fmt: skip
-        insert = self._dialect.insert(attempts).from_select(list(ATTEMPT_COLUMNS), query)
+        # It may be there: another process may run the job again at the same time.
+        insert = self._dialect.insert_new(attempts, ATTEMPT_COLUMNS, query)
         await tx.connection.execute(insert, r.params(rows))
 
     async def _forget(self, tx: Transaction, rows: Sequence[Row]) -> None:
-        """Drops what the last run left, but not the count of progress: a revision never falls."""
+        """Drops what the last run left, but not the count of progress: a revision never falls.
+        Its checkpoint stays where there is something left to resume."""
         if not rows:
             return
         r = self._dialect.rowset("f", {"id": "text"})
         ids = select(r.c.id)
+        finished = select(jobs.c.id).where(
+            jobs.c.id == r.c.id, jobs.c.prior_state == number(JobState.SUCCEEDED)
+        )
         await tx.connection.execute(
             delete(job_results).where(job_results.c.job_id.in_(ids)), r.params(rows)
+        )
+        await tx.connection.execute(
+            delete(job_checkpoints).where(job_checkpoints.c.job_id.in_(finished)), r.params(rows)
         )
         await tx.connection.execute(
             update(job_progress).where(job_progress.c.job_id.in_(ids)).values(body_json=None),

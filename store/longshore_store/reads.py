@@ -63,7 +63,8 @@ class JobReads:
         r = self._dialect.rowset("r", {"id": "text"})
         source = r.table.join(_SOURCE, jobs.c.id == r.c.id)
         query = select(*_columns(full)).select_from(source)
-        rows = await self._dialect.rows(connection, query, r.params([(i,) for i in job_ids]))
+        params = r.params([(job_id,) for job_id in dict.fromkeys(job_ids)])
+        rows = await self._dialect.rows(connection, query, params)
         return await self._records(connection, rows, full)
 
     async def page(self, connection: Connection, wanted: JobQuery, full: bool) -> list[JobRecord]:
@@ -106,7 +107,7 @@ class JobReads:
         params = r.params(list(cursors.items()))
         heads = await self._dialect.rows(connection, _heads_of_changes(r.table), params)
         events_of = await self._events(connection, r.table, params)
-        return [_changes(head, events_of[head[0]]) for head in heads]
+        return [_changes(head, cursors[head[0]], events_of[head[0]]) for head in heads]
 
     async def _events(
         self, connection: Connection, r: Any, params: Mapping[str, Any]
@@ -150,11 +151,16 @@ def _heads_of_changes(r: Any) -> Select[Any]:
     ).select_from(source)  # fmt: skip
 
 
-def _changes(head: Row, found: list[EventRecord]) -> JobChanges:
-    job_id, state, sequence, *rest = head
+def _changes(head: Row, after: int, found: list[EventRecord]) -> JobChanges:
+    job_id, state, sequence, progress_count, oldest, *rest = head
     # Read by a later statement, events may be ahead of the row; those wait for the next read.
     seen = tuple(e for e in found if e.sequence <= sequence)
-    return JobChanges._make((job_id, JobState(state), sequence, *rest, seen))
+    # Or the oldest may have been trimmed by then: the gap has to show.
+    if seen and seen[0].sequence != after + 1:
+        oldest = max(oldest, seen[0].sequence)
+    return JobChanges._make(
+        (job_id, JobState(state), sequence, progress_count, oldest, *rest, seen)
+    )
 
 
 def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
@@ -164,7 +170,8 @@ def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
 def _record(row: Row, **more: Any) -> JobRecord:
     (job_id, tenant, task, queue, priority, state, *numbers, spec, progress, failure) = row[:21]
     facts = (job_id, tenant, task, queue, priority, JobState(state), *numbers)
-    return JobRecord(*facts, *(base64.b64decode(spec), progress, failure), **more)
+    values: tuple[Any, ...] = (*facts, base64.b64decode(spec), progress, failure)
+    return JobRecord(*values, **more)
 
 
 def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
@@ -176,7 +183,8 @@ def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
         record.fence, record.number, record.run, record.worker_id or "", record.ready_us,
         leased_us, started_us, record.ended_us, 0, None, devices or "[]",
     )  # fmt: skip
-    return _with_attempts(record, [*ended, newest])
+    # Read by a later statement, the ended ones may hold it already.
+    return _with_attempts(record, [*(a for a in ended if a.fence < record.fence), newest])
 
 
 def _with_attempts(record: JobRecord, found: list[AttemptRecord]) -> JobRecord:

@@ -74,7 +74,7 @@ class SchedulerSettings(_Section):
     term: float = Field(10.0, ge=1, le=300)
     sweep_interval: float = Field(1.0, ge=0.05, le=60)
     prefetch: float = Field(0.02, ge=0, le=10)
-    maximum_prefetch: int = Field(512, ge=1, le=4096)
+    maximum_prefetch: int = Field(4096, ge=1, le=16384)
     maximum_crashes: int = Field(3, ge=1, le=100)
     maximum_ooms: int = Field(3, ge=1, le=100)
     maximum_interruptions: int = Field(10, ge=1, le=1000)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from longshore_store import model as m
 from longshore_store.attempts import AttemptWrites
 from longshore_store.committer import Committer, Transaction, Write, unavailable
-from longshore_store.dialects import Work, make_dialect
+from longshore_store.dialects import Connection, Work, make_dialect
 from longshore_store.dispatch import DispatchReads
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
@@ -47,6 +47,7 @@ class SqlStore:
         self._jobs = JobReads(self._dialect)
         self._dispatch = DispatchReads(self._dialect)
         self._committer: Committer | None = None
+        self._closed = False
 
     def _make_handlers(self) -> dict[str, Handler]:
         """In the order in which a transaction applies them: reports before outcomes, so that
@@ -99,17 +100,22 @@ class SqlStore:
         """
         self._dialect.lock()
         try:
-            await self._dialect.transact(lambda connection: connection.run_sync(migrate))
+            await self._dialect.transact(self._migrate)
             await self._set_clock(None)
         except Exception as error:
             self._dialect.unlock()
             raise unavailable(error) from error
         self._committer = Committer(self._dialect, self._apply, self.now_us, self._committed)
 
+    async def _migrate(self, connection: Connection) -> None:
+        await self._dialect.take_turns(connection)
+        await connection.run_sync(migrate)
+
     async def close(self) -> None:
         """Commits what waits, then disconnects."""
         if self._committer is not None:
             await self._committer.close()
+        self._closed = True
         await self._dialect.close()
         self._dialect.unlock()
 
@@ -153,7 +159,8 @@ class SqlStore:
 
     async def submit_jobs(self, jobs: Sequence[m.NewJob]) -> list[m.Accepted]:
         """See Store."""
-        answer: list[m.Accepted] = await self._write("submit_jobs", jobs)
+        bulk = sum(len(job.payload) for job in jobs)
+        answer: list[m.Accepted] = await self._write("submit_jobs", jobs, bulk=bulk)
         return answer
 
     async def cancel_jobs(self, job_ids: Sequence[str], reason: str, force: bool) -> Stale:
@@ -163,7 +170,8 @@ class SqlStore:
 
     async def check_jobs(self, jobs: Sequence[m.NewJob]) -> list[m.Accepted]:
         """See Store."""
-        answer: list[m.Accepted] = await self._write("check_jobs", jobs)
+        bulk = sum(len(job.payload) for job in jobs)
+        answer: list[m.Accepted] = await self._write("check_jobs", jobs, bulk=bulk)
         return answer
 
     async def retry_jobs(self, job_ids: Sequence[str], reason: str) -> Stale:
@@ -196,8 +204,8 @@ class SqlStore:
         answer: list[m.Leased] = await self._write("lease_jobs", leases, term)
         return answer
 
-    async def _settle(self, kind: str, term: int, rows: Sequence[Any]) -> Stale:
-        answer: Stale = await self._write(kind, rows, term) if rows else []
+    async def _settle(self, kind: str, term: int, rows: Sequence[Any], bulk: int = 0) -> Stale:
+        answer: Stale = await self._write(kind, rows, term, bulk=bulk) if rows else []
         return answer
 
     async def start_attempts(self, term: int, starts: Sequence[m.Start]) -> Stale:
@@ -206,7 +214,8 @@ class SqlStore:
 
     async def complete_attempts(self, term: int, completions: Sequence[m.Completion]) -> Stale:
         """See Store."""
-        return await self._settle("complete_attempts", term, completions)
+        bulk = sum(len(c.value_json) + len(c.artifacts_json) for c in completions)
+        return await self._settle("complete_attempts", term, completions, bulk)
 
     async def fail_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
         """See Store."""
@@ -234,15 +243,18 @@ class SqlStore:
 
     async def record_progress(self, term: int, updates: Sequence[m.ProgressUpdate]) -> None:
         """See Store."""
-        await self._settle("record_progress", term, updates)
+        bulk = sum(len(u.body_json) for u in updates)
+        await self._settle("record_progress", term, updates, bulk)
 
     async def record_logs(self, term: int, updates: Sequence[m.LogUpdate]) -> None:
         """See Store."""
-        await self._settle("record_logs", term, updates)
+        bulk = sum(len(u.body_json) for u in updates)
+        await self._settle("record_logs", term, updates, bulk)
 
     async def save_checkpoints(self, term: int, updates: Sequence[m.CheckpointUpdate]) -> None:
         """See Store."""
-        await self._settle("save_checkpoints", term, updates)
+        bulk = sum(len(u.value_json) for u in updates)
+        await self._settle("save_checkpoints", term, updates, bulk)
 
     async def declare_queues(self, queues: Sequence[m.QueueDeclaration]) -> None:
         """See Store."""
@@ -277,6 +289,8 @@ class SqlStore:
     # -- reading
 
     async def _read(self, work: Work[T]) -> T:
+        if self._closed:
+            raise m.StoreUnavailable("the store is closed")
         try:
             async with asyncio.timeout(READ_DEADLINE):
                 return await self._dialect.read(work)
@@ -302,7 +316,7 @@ class SqlStore:
 
     async def waiting_lanes(self) -> list[m.Lane]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.lanes(c))
+        return await self._read(self._dispatch.lanes)
 
     async def queue_heads(self, lanes: Sequence[tuple[m.Lane, int]]) -> list[m.Head]:
         """See Store."""
@@ -310,28 +324,28 @@ class SqlStore:
 
     async def active_attempts(self) -> list[m.ActiveAttempt]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.active(c))
+        return await self._read(self._dispatch.active)
 
     async def cancel_orders(self) -> list[m.CancelOrder]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.cancels(c))
+        return await self._read(self._dispatch.cancels)
 
     async def next_due_us(self) -> int | None:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.next_due_us(c))
+        return await self._read(self._dispatch.next_due_us)
 
     async def list_queues(self) -> list[m.QueueRecord]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.queues(c))
+        return await self._read(self._dispatch.queues)
 
     async def list_tasks(self) -> list[m.TaskRecord]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.tasks(c))
+        return await self._read(self._dispatch.tasks)
 
     async def list_pools(self) -> list[m.PoolRecord]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.pools(c))
+        return await self._read(self._dispatch.pools)
 
     async def list_workers(self) -> list[m.WorkerRecord]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.workers(c))
+        return await self._read(self._dispatch.workers)

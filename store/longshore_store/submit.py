@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Text, func, literal_column, select
 
-from longshore_store import states
+from longshore_store.acceptance import deadlines, first_state
 from longshore_store.committer import KeyTaken, Transaction, Write
 from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import (
@@ -85,42 +85,45 @@ class SubmitWrites:
     async def submit_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its Accepted, or refuses it whole.
 
-        The common case inserts everything of every caller at once. Where a key is taken, or a
-        job has a uniqueness claim, each call is looked at by itself.
+        The common case inserts everything of every caller at once. Where a key is taken, a queue
+        is full or a job has a uniqueness claim, each call is looked at by itself.
         """
-        await self._admit(tx, writes)
-        admitted = [w for w in writes if w.error is None]
-        if tx.look_first or any(job.unique for w in admitted for job in w.rows):
-            for write in admitted:
+        together = [] if tx.look_first else await self._plain(tx, writes)
+        await self._insert(tx, [job for w in together for job in w.rows])
+        for write in writes:
+            if write in together:
+                write.answer = [_accepted(job, tx.now_us) for job in write.rows]
+            else:
                 await self._submit_alone(tx, write)
-            return
-        await self._insert(tx, [job for w in admitted for job in w.rows])
-        for write in admitted:
-            write.answer = [_accepted(job, tx.now_us) for job in write.rows]
 
     async def check_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers as submit_jobs would, each call by itself, and keeps nothing."""
         for write in writes:
-            await self._admit(tx, [write])
-            if write.error is not None:
-                continue
             savepoint = await tx.connection.begin_nested()
             known = len(tx.changed)
             await self._submit_alone(tx, write)
             await savepoint.rollback()
             del tx.changed[known:]
 
-    async def _admit(self, tx: Transaction, writes: list[Write]) -> None:
-        """Refuses the writes that a queue has no room for."""
-        depths = await self._depths(tx, sorted({job.queue for w in writes for job in w.rows}))
-        for write in writes:
-            wanted = Counter(job.queue for job in write.rows)
-            write.error = _refusal(write.rows, wanted, depths)
-            if write.error is None:
-                for queue, n in wanted.items():
-                    depths[queue][0] += n
+    async def _plain(self, tx: Transaction, writes: list[Write]) -> list[Write]:
+        """Writes that claim nothing and that their queues have room for."""
+        free = [w for w in writes if not any(job.unique for job in w.rows)]
+        depths = await self._depths(tx, {job.queue for w in free for job in w.rows})
+        found = []
+        for write in free:
+            if _refusal(list(enumerate(write.rows)), depths) is None:
+                found.append(write)
+                for job in write.rows:
+                    depths[job.queue][0] += 1
+        return found
 
-    async def _depths(self, tx: Transaction, names: list[str]) -> dict[str, list[int]]:
+    async def _require_room(self, tx: Transaction, new: Sequence[tuple[int, NewJob]]) -> None:
+        refusal = _refusal(new, await self._depths(tx, {job.queue for _, job in new}))
+        if refusal is not None:
+            raise refusal
+
+    async def _depths(self, tx: Transaction, names: set[str]) -> dict[str, list[int]]:
+        """Waiting jobs and their maximum, 0 for no bound, by queue."""
         r = self._dialect.rowset("q", {"name": "text"})
         waiting = (
             select(func.coalesce(func.sum(queue_counts.c.waiting), 0))
@@ -130,7 +133,9 @@ class SubmitWrites:
         query = select(queues.c.name, waiting, queues.c.maximum_waiting).select_from(
             r.table.join(queues, queues.c.name == r.c.name)
         )
-        rows = await self._dialect.rows(tx.connection, query, r.params([(n,) for n in names]))
+        rows = await self._dialect.rows(
+            tx.connection, query, r.params([(n,) for n in sorted(names)])
+        )
         found = {name: [int(depth), maximum] for name, depth, maximum in rows}
         return {name: found.get(name, [0, 0]) for name in names}
 
@@ -175,19 +180,30 @@ class SubmitWrites:
     async def _accept(self, tx: Transaction, new: Sequence[NewJob]) -> list[Accepted]:
         by_key = await self._by_key(tx, new)
         answers: list[Accepted] = []
-        fresh: list[NewJob] = []
+        fresh: list[tuple[int, NewJob]] = []
         for index, job in enumerate(new):
             earlier = by_key.get((job.tenant, job.idempotency_key))
             if earlier is not None:
                 answers.append(_repeated(index, job, earlier))
                 continue
-            existing = await self._unique.resolve(tx, index, job) if job.unique else None
-            if existing is None:
-                # A later job of this call may hold the same uniqueness key.
-                await self._insert(tx, [job]) if job.unique else fresh.append(job)
-            answers.append(existing or _accepted(job, tx.now_us))
-        await self._insert(tx, fresh)
+            answer = await self._unique.resolve(tx, index, job) if job.unique else None
+            if answer is None:
+                answer = _accepted(job, tx.now_us)
+                if job.unique:  # a later job of this call may claim the same
+                    await self._insert_fitting(tx, [(index, job)])
+                else:
+                    fresh.append((index, job))
+            answers.append(answer)
+            if job.idempotency_key:  # and may have the same key
+                by_key[job.tenant, job.idempotency_key] = (
+                    answer.job_id, job.fingerprint, answer.state, answer.created_us,
+                )  # fmt: skip
+        await self._insert_fitting(tx, fresh)
         return answers
+
+    async def _insert_fitting(self, tx: Transaction, new: Sequence[tuple[int, NewJob]]) -> None:
+        await self._require_room(tx, new)
+        await self._insert(tx, [job for _, job in new])
 
     async def _by_key(
         self, tx: Transaction, new: Sequence[NewJob]
@@ -210,14 +226,14 @@ class SubmitWrites:
         return {(row[0], row[1]): row[2:] for row in found}
 
 
-def _refusal(
-    new: Sequence[NewJob], wanted: Counter[str], depths: dict[str, list[int]]
-) -> QueueFull | None:
-    for queue, n in wanted.items():
-        waiting, maximum = depths[queue]
-        if maximum and waiting + n > maximum:
-            index = next(i for i, job in enumerate(new) if job.queue == queue)
-            return QueueFull(index, queue, waiting, maximum)
+def _refusal(new: Sequence[tuple[int, NewJob]], depths: dict[str, list[int]]) -> QueueFull | None:
+    """The first of the new jobs, by its index, that does not fit."""
+    taken: Counter[str] = Counter()
+    for index, job in new:
+        taken[job.queue] += 1
+        waiting, maximum = depths[job.queue]
+        if maximum and waiting + taken[job.queue] > maximum:
+            return QueueFull(index, job.queue, waiting, maximum)
     return None
 
 
@@ -226,19 +242,6 @@ def _repeated(index: int, job: NewJob, earlier: Row) -> Accepted:
     if fingerprint != job.fingerprint:
         raise IdempotencyConflict(index, job.idempotency_key or "", job_id)
     return Accepted(job_id, False, JobState(state), created_us)
-
-
-def first_state(job: NewJob, now_us: int) -> JobState:
-    """Where a new job begins."""
-    due = job.due_us is not None and job.due_us > now_us
-    return states.JobState.SCHEDULED if due else states.JobState.QUEUED
-
-
-def deadlines(job: NewJob, now_us: int) -> tuple[int | None, int | None]:
-    """When waiting ends, and when everything ends."""
-    total = None if job.total_timeout_us is None else now_us + job.total_timeout_us
-    queue = None if job.queue_timeout_us is None else now_us + job.queue_timeout_us
-    return min((d for d in (queue, total) if d is not None), default=None), total
 
 
 def _row(job: NewJob, now_us: int) -> Row:

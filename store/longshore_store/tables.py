@@ -166,6 +166,7 @@ job_labels = Table(
     _text("value"),
     _text("job_id"),
     PrimaryKeyConstraint("name", "value", "job_id"),
+    Index("ix_job_labels_job", "job_id"),
     sqlite_with_rowid=False,
 )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from sqlalchemy import Text, bindparam, literal_column, or_, select, update
+from sqlalchemy import Text, bindparam, delete, literal_column, or_, select, update
 
+from longshore_store.acceptance import deadlines, first_state
 from longshore_store.committer import Transaction
 from longshore_store.dialects import Dialect, Row
 from longshore_store.edges import (
@@ -28,7 +29,7 @@ from longshore_store.model import (
     UniquenessConflict,
 )
 from longshore_store.states import TERMINAL, WAITING, JobState
-from longshore_store.tables import events, job_specs, jobs, unique_claims
+from longshore_store.tables import events, job_labels, job_specs, jobs, unique_claims
 
 
 class UniqueClaims:
@@ -64,6 +65,7 @@ class UniqueClaims:
     async def _holder(self, tx: Transaction, job: NewJob) -> Row | None:
         assert job.unique is not None
         claim = unique_claims.c
+        await self._lock(tx, job)
         active = jobs.c.state.not_in([number(s) for s in sorted(TERMINAL)])
         query = (
             select(jobs.c.id, jobs.c.state, jobs.c.created_us)
@@ -75,6 +77,15 @@ class UniqueClaims:
         )
         found = (await tx.connection.execute(query)).first()
         return tuple(found) if found else None
+
+    async def _lock(self, tx: Transaction, job: NewJob) -> None:
+        """Makes another process that wants this key wait, whether somebody has it or nobody."""
+        assert job.unique is not None
+        insert = self._dialect.insert(unique_claims).values(
+            tenant=job.tenant, task=job.task, key=job.unique.key, job_id=""
+        )
+        lock = self._dialect.upsert(insert, ["tenant", "task", "key"], {"key": "key"})
+        await tx.connection.execute(lock)
 
     async def _claim(self, tx: Transaction, job: NewJob) -> None:
         assert job.unique is not None
@@ -93,8 +104,6 @@ class UniqueClaims:
 
     async def _replace(self, tx: Transaction, job: NewJob, holder: Row) -> JobState:
         """A waiting job takes the new spec. Only its own queue counts it, before and after."""
-        from longshore_store.submit import deadlines, first_state
-
         job_id = holder[0]
         expire_us, total_us = deadlines(job, tx.now_us)
         state = first_state(job, tx.now_us)
@@ -112,8 +121,7 @@ class UniqueClaims:
             "total_deadline_us": total_us,
             "total_timeout_us": job.total_timeout_us,
             "needs_json": job.needs_json,
-            "fingerprint": job.fingerprint,
-        }
+        }  # not the fingerprint: it goes with the idempotency key of the first call
         await tx.connection.execute(
             update(jobs).where(jobs.c.id == job_id, state_in(WAITING)).values(values)
         )
@@ -122,11 +130,18 @@ class UniqueClaims:
             .where(job_specs.c.job_id == job_id)
             .values(spec=base64.b64encode(job.spec).decode(), payload=job.payload)
         )
+        await self._relabel(tx, job_id, job)
         await self._tell(tx, job_id)
         if before != job.queue:
             await self._move_count(tx, before, job)
         tx.changed.append(job_id)
         return state
+
+    async def _relabel(self, tx: Transaction, job_id: str, job: NewJob) -> None:
+        await tx.connection.execute(delete(job_labels).where(job_labels.c.job_id == job_id))
+        labels = [{"name": n, "value": v, "job_id": job_id} for n, v in job.labels.items()]
+        if labels:
+            await tx.connection.execute(self._dialect.insert(job_labels).values(labels))
 
     async def _tell(self, tx: Transaction, job_id: str) -> None:
         query = select(

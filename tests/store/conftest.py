@@ -9,10 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from pytest_asyncio import is_async_test
 
 from longshore_store.sql import SqlStore
-from tests.store.factory import FakeClock, Yard
-from tests.store.places import Files, Place, Postgres
+from tests.store.factory import START_US, FakeClock, Yard
+from tests.store.places import Files, Kept, Place, Postgres
+from tests.store.recount import recount
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for these tests: stores that are kept open live on it."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 def apart(work: Coroutine[None, None, None]) -> None:
@@ -55,37 +65,76 @@ async def _migrate(url: str) -> None:
     await store.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def place(
-    request: pytest.FixtureRequest, tmp_path: Path, files: Files
-) -> AsyncIterator[Place]:
-    if request.param == "sqlite":
-        made = files.make(tmp_path / "store.db")
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        made = await postgres.empty("shared")
-    async with made:
-        yield made
-
-
-@pytest.fixture
-async def postgres_place(postgres: Postgres) -> AsyncIterator[Place]:
-    """For what needs two processes on one database."""
-    async with await postgres.empty("shared") as made:
-        yield made
-
-
-@pytest.fixture
-def clock() -> FakeClock:
+@pytest.fixture(scope="session")
+def time() -> FakeClock:
     return FakeClock()
 
 
 @pytest.fixture
-async def store(place: Place, clock: FakeClock) -> SqlStore:
-    return await place.open(clock)
+def clock(time: FakeClock) -> FakeClock:
+    time.us = START_US
+    return time
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def kept_sqlite(
+    files: Files, tmp_path_factory: pytest.TempPathFactory, time: FakeClock
+) -> AsyncIterator[Kept]:
+    place = files.make(tmp_path_factory.mktemp("kept") / "store.db")
+    async with place:
+        yield Kept(place, await place.open(time))
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def kept_postgres(postgres: Postgres, time: FakeClock) -> AsyncIterator[Kept]:
+    async with await postgres.create("kept") as place:
+        yield Kept(place, await place.open(time))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def kept(request: pytest.FixtureRequest) -> Kept:
+    found: Kept = request.getfixturevalue(f"kept_{request.param}")
+    return found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(kept: Kept, clock: FakeClock) -> AsyncIterator[SqlStore]:
+    """An empty store, recounted at the end. The same one is emptied for each test: to build and
+    compile all statements again takes longer than most tests."""
+    await kept.empty()
+    yield kept.store
+    await recount(kept.store)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def yard(store: SqlStore, clock: FakeClock) -> Yard:
     """Jobs in any state, made by legal calls alone."""
     return await Yard.make(store, clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.url("shared")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(
+    bare_url: str, request: pytest.FixtureRequest, tmp_path: Path, files: Files
+) -> AsyncIterator[Place]:
+    """A database for tests that open and close stores themselves."""
+    if bare_url.startswith("sqlite"):
+        made = files.make(tmp_path / "store.db")
+    else:
+        made = await request.getfixturevalue("postgres").empty("shared")
+    async with made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def postgres_place(postgres: Postgres) -> AsyncIterator[Place]:
+    """For what needs two processes on one database."""
+    async with await postgres.empty("shared") as made:
+        yield made

@@ -18,8 +18,9 @@ from longshore_store.model import (
     Setback,
     Start,
 )
+from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
-from longshore_store.store import Stale, Store
+from longshore_store.store import Stale
 
 START_US = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -91,13 +92,13 @@ Ending = Callable[[int, list[Setback]], Awaitable[Stale]]
 class Yard:
     """Makes jobs of a store and moves them, under the term of one leader."""
 
-    def __init__(self, store: Store, clock: FakeClock, term: int) -> None:
+    def __init__(self, store: SqlStore, clock: FakeClock, term: int) -> None:
         self.store = store
         self.clock = clock
         self.term = term
 
     @classmethod
-    async def make(cls, store: Store, clock: FakeClock) -> Self:
+    async def make(cls, store: SqlStore, clock: FakeClock) -> Self:
         term = await store.lead("yard", 1000 * HOUR)
         assert term is not None
         return cls(store, clock, term)

@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import asyncpg
+from sqlalchemy import delete
 
+from longshore_store.dialects import Connection
 from longshore_store.sql import SqlStore
 from longshore_store.tables import metadata
 from tests.store.recount import recount
@@ -52,6 +54,23 @@ class Place:
         finally:
             for store in self._open:
                 await store.close()
+
+
+class Kept:
+    """A store that stays open, emptied for each test."""
+
+    def __init__(self, place: Place, store: SqlStore) -> None:
+        self.place = place
+        self.store = store
+
+    async def empty(self) -> None:
+        async def work(connection: Connection) -> None:
+            for table in metadata.sorted_tables:
+                await connection.execute(delete(table))
+
+        await self.store._dialect.transact(work)
+        self.store._last_us = 0
+        self.store._listeners.clear()
 
 
 class Files:

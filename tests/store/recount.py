@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -43,7 +44,9 @@ async def recount(store: SqlStore) -> None:
 
 async def _recount_queues(store: SqlStore) -> None:
     expected: Counter[tuple[str, str, str]] = Counter()
-    for queue, tenant, state in await fetch(store, select(jobs.c.queue, jobs.c.tenant, jobs.c.state)):
+    for queue, tenant, state in await fetch(
+        store, select(jobs.c.queue, jobs.c.tenant, jobs.c.state)
+    ):
         for kind, states in (("waiting", WAITING), ("active", ACTIVE)):
             expected[queue, tenant, kind] += state in states
     q = queue_counts.c
@@ -89,7 +92,7 @@ def _check_events(found: Rows, state: JobState, sequence: int, run: int) -> None
 
 def _check_story(changes: Rows, run: int, state: JobState) -> None:
     assert changes[0][2] == 0
-    for before, after in zip(changes, changes[1:], strict=False):
+    for before, after in pairwise(changes):
         assert after[2] == before[3], "an event begins where the one before it ended"
         assert (after[2], after[3]) in _EDGES or after[4] == "REPLACED"
     assert changes[-1][3] == state

@@ -113,9 +113,7 @@ async def test_schedulers_start_at_once(postgres_place: Place, clock: FakeClock)
         assert sorted(await asyncio.gather(*calls), key=str) == [round_, None]
 
 
-async def test_a_takeover_fences_the_other_process(
-    postgres_place: Place, clock: FakeClock
-) -> None:
+async def test_a_takeover_fences_the_other_process(postgres_place: Place, clock: FakeClock) -> None:
     old, new = await postgres_place.open(clock), await postgres_place.open(clock)
     yard = await Yard.make(old, clock)
     attempt = await yard.running()

@@ -61,7 +61,7 @@ async def test_a_store_that_was_never_opened(place: Place) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "sqlite:///:memory:"])
 def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="sqlite|SQLite"):
+    with pytest.raises(ValueError, match=r"sqlite|SQLite"):
         SqlStore(url)
 
 
@@ -76,7 +76,7 @@ async def test_a_caller_who_leaves_does_not_undo_the_write(store: SqlStore) -> N
 
 async def test_hints_follow_the_commit(yard: Yard) -> None:
     heard: list[str] = []
-    stop = yard.store.subscribe(lambda ids: heard.extend(ids))
+    stop = yard.store.subscribe(heard.extend)
     attempt = await yard.running()
     assert heard == [attempt.job_id] * 3
     await yard.store.complete_attempts(yard.term, [completion(attempt)])
@@ -92,7 +92,7 @@ async def test_hints_follow_the_commit(yard: Yard) -> None:
 async def test_a_refused_call_gives_no_hint(store: SqlStore) -> None:
     await store.declare_queues([QueueDeclaration("fast", 1, None, "")])
     heard: list[str] = []
-    store.subscribe(lambda ids: heard.extend(ids))
+    store.subscribe(heard.extend)
     await asyncio.gather(
         store.submit_jobs([new_job(), new_job()]),
         store.submit_jobs([new_job(queue="none", idempotency_key="k")] * 2),

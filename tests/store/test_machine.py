@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from longshore.sdk.failures import FailureClass
 from longshore_store.model import (
@@ -128,9 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
             started, reports = True, [completion(Attempt(*row), self.clock()) for row in rows]
         else:
             time = self.clock() if started else None
-            reports = [
-                setback(Attempt(*row), failure, started_us=time, due_us=due) for row in rows
-            ]  # type: ignore[misc]  # two kinds of report
+            reports = [setback(Attempt(*row), failure, started_us=time, due_us=due) for row in rows]  # type: ignore[misc]  # two kinds of report
         stale = self.run(getattr(self.store, method)(self.term, reports))
         assert stale == self.model.end(method, rows, failure, started=started, due=due)
 
@@ -193,7 +197,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert {r.id for r in found} == set(self.model.jobs)
         for r in found:
             job = self.model.jobs[r.id]
-            assert (r.state, r.fence, r.number, r.run) == (job.state, job.fence, job.number, job.run)
+            assert (r.state, r.fence, r.number, r.run) == (
+                job.state,
+                job.fence,
+                job.number,
+                job.run,
+            )
             assert (r.sequence, r.progress_count) == (job.sequence, job.progress)
             assert (r.ended_us is not None) == (job.state in ENDED)
             current = job.state in (4, 5, 7, JobState.SUCCEEDED)
@@ -216,9 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         orders = self.run(self.store.cancel_orders())
         assert {(o.job_id, o.fence, o.force) for o in orders} == {
-            (j.id, j.fence, j.force)
-            for j in self.model.active()
-            if j.state == JobState.CANCELLING
+            (j.id, j.fence, j.force) for j in self.model.active() if j.state == JobState.CANCELLING
         }
         [queue] = self.run(self.store.list_queues())
         assert queue.waiting == sum(self.model.waiting(t) for t in TENANTS)
@@ -232,6 +239,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert told == self.model.jobs[changes.job_id].events
 
 
+def short(examples: int) -> settings:
+    return settings(max_examples=examples, stateful_step_count=35)
+
+
 def test_random_calls_on_sqlite(files: Files) -> None:
     class SqliteMachine(StoreMachine):
         async def place(self) -> Place:
@@ -242,9 +253,7 @@ def test_random_calls_on_sqlite(files: Files) -> None:
             super().teardown()
             shutil.rmtree(self.folder)
 
-    case = SqliteMachine.TestCase()
-    case.settings = settings(max_examples=15, stateful_step_count=40)
-    case.runTest()
+    run_state_machine_as_test(SqliteMachine, settings=short(15))
 
 
 def test_random_calls_on_postgres(postgres: Postgres) -> None:
@@ -252,6 +261,4 @@ def test_random_calls_on_postgres(postgres: Postgres) -> None:
         async def place(self) -> Place:
             return await postgres.empty("shared")
 
-    case = PostgresMachine.TestCase()
-    case.settings = settings(max_examples=5, stateful_step_count=30)
-    case.runTest()
+    run_state_machine_as_test(PostgresMachine, settings=short(5))

@@ -46,7 +46,7 @@ def indexes(connection: Connection) -> dict[str, str]:
         query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type = 'index'"
     else:
         query = "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'ix%'"
-    return {name: definition for name, definition in connection.execute(text(query))}
+    return {row[0]: row[1] for row in connection.execute(text(query))}
 
 
 def remake(connection: Connection) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from longshore.sdk.failures import FailureClass
 from longshore_store.failure import FailureRecord
-from longshore_store.model import EventRecord, Start
+from longshore_store.model import EventRecord, Lease, Start
 from longshore_store.states import (
     DEAD_LETTER,
     EXPIRE_ATTEMPT,
@@ -164,11 +164,11 @@ async def test_the_start_comes_with_the_result(yard: Yard) -> None:
 
 async def test_start_and_outcome_in_one_transaction(yard: Yard) -> None:
     attempt = await yard.leased()
-    stale = await asyncio.gather(
+    results, starts = await asyncio.gather(
         yard.store.complete_attempts(yard.term, [completion(attempt)]),
         yard.store.start_attempts(yard.term, [Start(*attempt, START_US)]),
     )
-    assert stale == [[], []]
+    assert (results, starts) == ([], [])
     assert [e.to_state for e in await events_after(yard, attempt.job_id, 2)] == [5, 8]
 
 
@@ -260,13 +260,11 @@ async def test_a_batch_answers_its_own_stale(yard: Yard) -> None:
         yard.store.fail_attempts(yard.term, [setback(Attempt("no-such-job", 1))]),
         yard.store.fail_attempts(yard.term, []),
     )
-    assert stale == [[], [bad.job_id], ["no-such-job"], []]
+    assert list(stale) == [[], [bad.job_id], ["no-such-job"], []]
     assert await yard.state(bad.job_id) == JobState.FAILED
 
 
 async def test_eight_thousand_results(yard: Yard) -> None:
-    from longshore_store.model import Lease
-
     batch = [new_job() for _ in range(8_000)]
     await yard.store.submit_jobs(batch)
     await yard.store.lease_jobs(yard.term, [Lease(job.id, 0, "w1") for job in batch])

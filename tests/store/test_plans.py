@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
+from longshore_store.dialects import Connection
 from longshore_store.model import (
     Attempted,
     CheckpointUpdate,
@@ -23,7 +24,7 @@ from longshore_store.model import (
 )
 from longshore_store.sql import SqlStore
 from tests.store.factory import HOUR, Attempt, FakeClock, Yard, completion, new_job, setback
-from tests.store.places import Files, Postgres
+from tests.store.places import Files, Place, Postgres
 
 Seen = list[tuple[str, Any]]
 BIG = ("jobs", "events", "attempts", "job_specs", "job_results", "job_progress", "job_labels")
@@ -164,7 +165,29 @@ async def test_postgres_never_reads_all_the_jobs(postgres: Postgres, clock: Fake
         plans = await postgres.explain(seen, "plans")
         read = re.compile(r"Seq Scan on (jobs|events|job_specs)\b")
         assert [plan for plan in plans if read.search(plan)] == []
-        heads = [plan for plan in plans if "Subquery Scan" in plan and "ix_jobs_ready" in plan]
+        heads = [plan for plan in plans if "Limit" in plan and "ix_jobs_ready" in plan]
         assert heads
         assert not any("Sort" in plan for plan in heads)
     await postgres.execute("DROP DATABASE plans")
+
+
+async def test_postgres_keeps_no_plan_from_when_it_was_empty(
+    postgres_place: Place, clock: FakeClock
+) -> None:
+    """For few rows a plan that reads the table is right; for the next thousand it is ruin."""
+    yard = await Yard.make(await postgres_place.open(clock), clock)
+    for _ in range(8):
+        await yard.completed()
+    # A statement without parameters has no other plan.
+    query = text(
+        "SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements"
+        " WHERE cardinality(parameter_types) > 0"
+    )
+
+    async def work(connection: Connection) -> tuple[int, int]:
+        row = (await connection.execute(query)).one()
+        return int(row[0]), int(row[1])
+
+    generic, custom = await yard.store._dialect.transact(work)
+    assert generic == 0
+    assert custom > 0

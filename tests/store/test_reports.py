@@ -17,7 +17,7 @@ from tests.store.recount import fetch
 
 async def checkpoint(yard: Yard, job_id: str) -> str | None:
     query = select(job_checkpoints.c.value_json).where(job_checkpoints.c.job_id == job_id)
-    found = await fetch(yard.store, query)  # type: ignore[arg-type]  # a SqlStore
+    found = await fetch(yard.store, query)
     return found[0][0] if found else None
 
 
@@ -52,7 +52,9 @@ async def test_progress_is_the_newest(yard: Yard) -> None:
     now = yard.clock.advance(SECOND)
     updates = [ProgressUpdate(*attempt, f"{i}") for i in range(3)]
     await yard.store.record_progress(yard.term, [*updates, ProgressUpdate(*other, "9")])
-    found = {c.job_id: c for c in await yard.store.read_changes({attempt.job_id: 9, other.job_id: 9})}
+    found = {
+        c.job_id: c for c in await yard.store.read_changes({attempt.job_id: 9, other.job_id: 9})
+    }
     assert found[attempt.job_id].progress_json == "2"
     assert found[attempt.job_id].progress_us == now
     assert found[other.job_id].progress_json == "9"

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
-from longshore_store.model import PoolRecord, QueueDeclaration, QueueRecord, TaskRecord, WorkerRecord
+from longshore_store.model import (
+    PoolRecord,
+    QueueDeclaration,
+    QueueRecord,
+    TaskRecord,
+    WorkerRecord,
+)
 from longshore_store.sql import SqlStore
 from tests.store.factory import SECOND, START_US, FakeClock, Yard, new_job
 
 
-def queue(name: str, maximum: int = 0, timeout_us: int | None = None, to: str = "") -> QueueDeclaration:
+def queue(
+    name: str, maximum: int = 0, timeout_us: int | None = None, to: str = ""
+) -> QueueDeclaration:
     return QueueDeclaration(name, maximum, timeout_us, to)
 
 
@@ -49,7 +57,7 @@ async def test_counters_of_queues(yard: Yard) -> None:
 async def test_pause_and_resume(store: SqlStore, clock: FakeClock) -> None:
     await store.declare_queues([queue("fast")])
     heard: list[str] = []
-    store.subscribe(lambda ids: heard.extend(ids))
+    store.subscribe(heard.extend)
     assert await store.pause_queue("fast", "disk full") is True
     [paused] = await store.list_queues()
     assert (paused.paused, paused.pause_reason, paused.paused_us) == (True, "disk full", START_US)

@@ -1,4 +1,4 @@
-"""Migrations: run at open, under a lock, by Alembic."""
+"""Migrations: run at open by Alembic."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 HEAD = "0001"
-_LOCK = 7_260_331  # any number, the same in every process
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the schema to HEAD. Processes that start together take turns."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    """Brings the schema to HEAD. Processes that start together must take turns."""
     if _revision(connection) == HEAD:
         return  # the usual start, spared the import of Alembic
-    from alembic import command
-    from alembic.config import Config
+    from alembic import command  # noqa: PLC0415  # see above
+    from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))

@@ -187,6 +187,7 @@ def _create_history() -> None:
         sa.PrimaryKeyConstraint("name", "value", "job_id"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_job_labels_job", "job_labels", ["job_id"])
     op.create_table(
         "unique_claims",
         sa.Column("tenant", sa.Text(), nullable=False),
