@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import base64
-from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from longshore.sdk.failures import FailureClass
 from longshore_store import states
-from longshore_store.committer import Transaction, Write
-from longshore_store.dialects import Dialect, Kind, Row
+from longshore_store.committer import Transaction, Write, rows_of
+from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import (
-    EMPTY_TEXT,
-    EVENT_COLUMNS,
     NO_NUMBER,
     NO_TEXT,
     NOW,
-    STAMP,
     Edge,
     number,
-    state_in,
 )
-from longshore_store.model import EventKind, Leased, Setback
-from longshore_store.states import ACTIVE, JobState
+from longshore_store.model import Leased, Setback
+from longshore_store.reports import ReportWrites
+from longshore_store.states import JobState
 from longshore_store.tables import (
     attempts,
-    events,
     job_checkpoints,
-    job_progress,
     job_specs,
     jobs,
 )
 
-RETAINED_EVENTS = 1000
 ATTEMPT_COLUMNS = (
     "job_id",
     "fence",
@@ -139,23 +131,18 @@ class AttemptWrites:
         if not granted:
             return []
         ids = self._dialect.rowset("s", {"id": "text"})
-        query = select(job_specs.c.job_id, job_specs.c.spec, job_specs.c.payload,
-                       job_checkpoints.c.value_json).select_from(
-            ids.table.join(job_specs, job_specs.c.job_id == ids.c.id).outerjoin(
-                job_checkpoints, job_checkpoints.c.job_id == ids.c.id
-            )
-        )  # fmt: skip
+        query = self._dialect.fixed("attempts.specs", lambda: _specs(ids))
         params = ids.params([(row[0],) for row in granted])
         specs = {row[0]: row[1:] for row in await self._dialect.rows(tx.connection, query, params)}
         return [(*row, *specs[row[0]]) for row in granted]
 
     async def start_attempts(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers with the stale."""
-        await settle(tx, self._start, writes, _rows(writes))
+        await settle(tx, self._start, writes, rows_of(writes))
 
     async def complete_attempts(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers with the stale."""
-        marks = await settle(tx, self._complete, writes, _rows(writes))
+        marks = await settle(tx, self._complete, writes, rows_of(writes))
         await tx.connection.execute(self._keep_success, marks)
 
     async def end_attempts(self, tx: Transaction, writes: list[Write]) -> None:
@@ -165,7 +152,7 @@ class AttemptWrites:
 
     async def confirm_cancels(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers with the stale."""
-        marks = await settle(tx, self._confirm, writes, _rows(writes))
+        marks = await settle(tx, self._confirm, writes, rows_of(writes))
         await tx.connection.execute(self._keep_cancelled, marks)
 
     async def record(self, tx: Transaction, writes: list[Write]) -> None:
@@ -229,105 +216,6 @@ async def settle(
     return marks
 
 
-class ReportWrites:
-    """Progress, logs and checkpoints: kept only while the attempt holds its lease."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
-        self._progress = self._newest(
-            job_progress, "body_json", {"count": job_progress.c.count + 1}
-        )
-        self._checkpoints = self._newest(job_checkpoints, "value_json", {})
-
-    def _newest(self, table: Any, body: str, changes: dict[str, Any]) -> Any:
-        r = self._dialect.rowset("r", {"id": "text", "fence": "int", "body": "text"})
-        first = [number(1)] if changes else []
-        query = select(r.c.id, r.c.fence, r.c.body, NOW, *first).select_from(
-            r.table.join(jobs, and_(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence))
-        )
-        names = ["job_id", "fence", body, "time_us", *changes]
-        insert = self._dialect.insert(table).from_select(names, query.where(state_in(ACTIVE)))
-        kept = {"fence": "fence", body: body, "time_us": "time_us", **changes}
-        return self._dialect.upsert(insert, ["job_id"], kept), r
-
-    async def apply(self, tx: Transaction, writes: list[Write]) -> None:
-        """Dispatches on the kind, which all the writes share."""
-        rows = _rows(writes)
-        if writes[0].kind == "record_logs":
-            await self._append_logs(tx, rows)
-        else:
-            is_progress = writes[0].kind == "record_progress"
-            statement, rowset = self._progress if is_progress else self._checkpoints
-            # Two of one job in a statement would meet in its ON CONFLICT; the last one wins.
-            newest = list({(row[0], row[1]): row for row in rows}.values())
-            await tx.connection.execute(statement, {**rowset.params(newest), "p_now": tx.now_us})
-        tx.changed.extend(row[0] for row in rows)
-
-    async def _append_logs(self, tx: Transaction, rows: Sequence[Row]) -> None:
-        grouped: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-        for job_id, fence, body in rows:
-            grouped[job_id, fence].append(body)
-        totals = [(job_id, fence, len(bodies)) for (job_id, fence), bodies in grouped.items()]
-        stamp = {"p_stamp": tx.stamp()}
-        r = self._dialect.rowset("r", {"id": "text", "fence": "int", "total": "int"})
-        await tx.connection.execute(
-            update(jobs)
-            .where(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence, state_in(ACTIVE))
-            .values(sequence=jobs.c.sequence + r.c.total, stamp=STAMP),
-            {**r.params(totals), **stamp},
-        )
-        lines = [
-            (job_id, fence, len(bodies) - i, body)
-            for (job_id, fence), bodies in grouped.items()
-            for i, body in enumerate(bodies, start=1)
-        ]
-        await self._insert_logs(tx, lines, stamp)
-        await self._trim(tx, [(job_id,) for job_id in {row[0] for row in totals}])
-
-    async def _insert_logs(
-        self, tx: Transaction, lines: Sequence[Row], stamp: dict[str, int]
-    ) -> None:
-        columns: dict[str, Kind] = {"id": "text", "fence": "int", "before": "int", "body": "text"}
-        e = self._dialect.rowset("e", columns)
-        same = and_(jobs.c.id == e.c.id, jobs.c.fence == e.c.fence)
-        query = (
-            select(
-                jobs.c.id, jobs.c.sequence - e.c.before, NOW, jobs.c.number,
-                number(EventKind.LOG), number(0), number(0), EMPTY_TEXT, NO_NUMBER, e.c.body,
-            )
-            .select_from(e.table.join(jobs, same))
-            .where(jobs.c.stamp == STAMP)
-        )  # fmt: skip
-        insert = self._dialect.insert(events).from_select(list(EVENT_COLUMNS), query)
-        await tx.connection.execute(insert, {**e.params(lines), **stamp, "p_now": tx.now_us})
-
-    async def _trim(self, tx: Transaction, ids: Sequence[Row]) -> None:
-        """Keeps a bounded tail of events of jobs that log."""
-        r = self._dialect.rowset("r", {"id": "text"})
-        query = select(events.c.job_id, events.c.sequence).select_from(
-            r.table.join(jobs, jobs.c.id == r.c.id).join(
-                events,
-                and_(
-                    events.c.job_id == r.c.id,
-                    events.c.sequence <= jobs.c.sequence - RETAINED_EVENTS,
-                ),
-            )
-        )
-        surplus = await self._dialect.rows(tx.connection, query, r.params(ids))
-        if not surplus:
-            return
-        d = self._dialect.rowset("d", {"id": "text", "sequence": "int"})
-        doomed = select(d.c.id, d.c.sequence)
-        await tx.connection.execute(
-            delete(events).where(tuple_(events.c.job_id, events.c.sequence).in_(doomed)),
-            d.params(surplus),
-        )
-
-
-def _rows(writes: list[Write]) -> Sequence[Row]:
-    return writes[0].rows if len(writes) == 1 else list(chain.from_iterable(w.rows for w in writes))
-
-
 def _setback_row(s: Setback) -> Row:
     recalled = s.started_us is None and s.failure_class in (
         FailureClass.DRAINED,
@@ -387,6 +275,15 @@ def _leased_columns() -> tuple[ColumnElement[Any], ...]:
         c.id, c.fence, c.number, c.tenant, c.task, c.queue, c.worker_id, c.needs_json, c.attempts,
         c.crashes, c.ooms, c.interruptions, c.total_deadline_us,
     )  # fmt: skip
+
+
+def _specs(ids: Rowset) -> Select[Any]:
+    source = ids.table.join(job_specs, job_specs.c.job_id == ids.c.id).outerjoin(
+        job_checkpoints, job_checkpoints.c.job_id == ids.c.id
+    )
+    return select(
+        job_specs.c.job_id, job_specs.c.spec, job_specs.c.payload, job_checkpoints.c.value_json
+    ).select_from(source)
 
 
 def _leased(row: Row) -> Leased:

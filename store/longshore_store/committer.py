@@ -47,6 +47,11 @@ class Write:
     error: BaseException | None = None
 
 
+def rows_of(writes: Sequence[Write]) -> Sequence[Any]:
+    """The rows of all writes, in order."""
+    return writes[0].rows if len(writes) == 1 else [row for w in writes for row in w.rows]
+
+
 @dataclass(slots=True)
 class Transaction:
     """What handlers share: the connection, one time for all, and what listeners are told.

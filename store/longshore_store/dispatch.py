@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import Integer, Select, Text, and_, bindparam, func, select, union_all
 
 from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number, state_in
@@ -32,105 +33,145 @@ class DispatchReads:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
 
+    async def _rows(self, connection: Connection, make: Callable[[], Select[Any]]) -> Sequence[Row]:
+        query = self._dialect.fixed(make, make)
+        return await self._dialect.rows(connection, query, {})
+
     async def lanes(self, connection: Connection) -> list[Lane]:
         """Unpaused lanes with waiting jobs, by name."""
-        waiting = func.sum(queue_counts.c.waiting)
-        query = (
-            select(queue_counts.c.queue, queue_counts.c.tenant, waiting)
-            .select_from(queue_counts.join(queues, queues.c.name == queue_counts.c.queue))
-            .where(queues.c.paused.is_(False))
-            .group_by(queue_counts.c.queue, queue_counts.c.tenant)
-            .having(waiting > 0)
-            .order_by(queue_counts.c.queue, queue_counts.c.tenant)
-        )
-        rows = await self._dialect.rows(connection, query, {})
+        rows = await self._rows(connection, _lanes)
         return [Lane(queue, tenant, int(n)) for queue, tenant, n in rows]
 
     async def heads(self, connection: Connection, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
         """The first jobs of each lane."""
         found: list[Row] = []
         for start in range(0, len(lanes), _LANES_A_QUERY):
-            parts = [_head(lane, limit) for lane, limit in lanes[start : start + _LANES_A_QUERY]]
-            query: Any = parts[0] if len(parts) == 1 else select(union_all(*parts).subquery())
-            found.extend(await self._dialect.rows(connection, query, {}))
+            part = lanes[start : start + _LANES_A_QUERY]
+            query = self._dialect.fixed(("heads", len(part)), partial(_heads, len(part)))
+            params = {
+                f"{name}{i}": value
+                for i, (lane, limit) in enumerate(part)
+                for name, value in (("q", lane.queue), ("t", lane.tenant), ("n", limit))
+            }
+            found.extend(await self._dialect.rows(connection, query, params))
         return [Head(*row) for row in found]
 
     async def active(self, connection: Connection) -> list[ActiveAttempt]:
         """LEASED and RUNNING jobs, and CANCELLING ones."""
-        c = jobs.c
-        query = (
-            select(c.id, c.fence, c.number, c.state, c.tenant, c.task, c.queue, c.worker_id,
-                   c.needs_json, c.attempts, c.crashes, c.ooms, c.interruptions,
-                   c.total_deadline_us, c.started_us, job_specs.c.spec)
-            .select_from(jobs.join(job_specs, job_specs.c.job_id == c.id))
-            .where(state_in(frozenset({*RUNNABLE, JobState.CANCELLING})))
-        )  # fmt: skip
-        return [_active(row) for row in await self._dialect.rows(connection, query, {})]
+        return [_active(row) for row in await self._rows(connection, _held)]
 
     async def cancels(self, connection: Connection) -> list[CancelOrder]:
         """CANCELLING jobs."""
-        c = jobs.c
-        # All three states, so that the index of held jobs serves it.
-        query = select(c.id, c.fence, c.worker_id, c.cancel_force, c.state).where(
-            c.state.in_([number(s) for s in (4, 5, 7)]), c.state == number(JobState.CANCELLING)
-        )
-        rows = await self._dialect.rows(connection, query, {})
+        rows = await self._rows(connection, _cancelling)
         return [
             CancelOrder(i, fence, worker or "", bool(force)) for i, fence, worker, force, _ in rows
         ]
 
     async def next_due_us(self, connection: Connection) -> int | None:
         """The earliest of what promote_jobs and expire_jobs wait for."""
-        due = select(func.min(jobs.c.due_us)).where(jobs.c.state.in_([number(1), number(6)]))
-        expire = select(func.min(jobs.c.expire_us)).where(
-            jobs.c.expire_us.is_not(None),
-            jobs.c.state.in_([number(s) for s in (1, 2, 3, 6)]),
-        )
-        row = (
-            await connection.execute(select(due.scalar_subquery(), expire.scalar_subquery()))
-        ).one()
-        return min((t for t in row if t is not None), default=None)
+        ((due, expire),) = await self._rows(connection, _next_due)
+        return min((t for t in (due, expire) if t is not None), default=None)
 
     async def queues(self, connection: Connection) -> list[QueueRecord]:
         """Every queue with its counters summed."""
-        q, n = queues.c, queue_counts.c
-        sums = [func.coalesce(func.sum(column), 0) for column in (n.waiting, n.active, n.drained)]
-        query = (
-            select(q.name, q.paused, q.pause_reason, q.paused_us, q.maximum_waiting,
-                   q.attempt_timeout_us, q.overflow_to, *sums)
-            .select_from(queues.outerjoin(queue_counts, n.queue == q.name))
-            .group_by(q.name)
-            .order_by(q.name)
-        )  # fmt: skip
-        rows = await self._dialect.rows(connection, query, {})
-        return [_queue(row) for row in rows]
+        return [_queue(row) for row in await self._rows(connection, _queues)]
 
     async def tasks(self, connection: Connection) -> list[TaskRecord]:
         """The catalogue."""
-        query = select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
-        return [TaskRecord(*row) for row in await self._dialect.rows(connection, query, {})]
+        return [TaskRecord(*row) for row in await self._rows(connection, _tasks)]
 
     async def pools(self, connection: Connection) -> list[PoolRecord]:
         """The pools."""
-        query = select(*pools.c).order_by(pools.c.name)
-        rows = await self._dialect.rows(connection, query, {})
+        rows = await self._rows(connection, _pools)
         return [PoolRecord._make((*row[:-1], bool(row[-1]))) for row in rows]
 
     async def workers(self, connection: Connection) -> list[WorkerRecord]:
         """The workers."""
-        query = select(*workers.c).order_by(workers.c.id)
-        return [WorkerRecord(*row) for row in await self._dialect.rows(connection, query, {})]
+        return [WorkerRecord(*row) for row in await self._rows(connection, _workers)]
 
 
-def _head(lane: Lane, limit: int) -> Any:
-    c = jobs.c
-    ordered = (
-        select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us)
-        .where(c.state == number(JobState.QUEUED), c.queue == lane.queue, c.tenant == lane.tenant)
-        .order_by(c.priority.desc(), c.ready_us, c.id)
-        .limit(limit)
+def _lanes() -> Select[Any]:
+    waiting = func.sum(queue_counts.c.waiting)
+    return (
+        select(queue_counts.c.queue, queue_counts.c.tenant, waiting)
+        .select_from(queue_counts.join(queues, queues.c.name == queue_counts.c.queue))
+        .where(queues.c.paused.is_(False))
+        .group_by(queue_counts.c.queue, queue_counts.c.tenant)
+        .having(waiting > 0)
+        .order_by(queue_counts.c.queue, queue_counts.c.tenant)
     )
-    return select(ordered.subquery())
+
+
+def _heads(lanes: int) -> Select[Any]:
+    parts = [select(_head(i).subquery()) for i in range(lanes)]
+    return parts[0] if lanes == 1 else select(union_all(*parts).subquery())
+
+
+def _head(i: int) -> Select[Any]:
+    c = jobs.c
+    in_lane = and_(
+        c.state == number(JobState.QUEUED),
+        c.queue == bindparam(f"q{i}", type_=Text),
+        c.tenant == bindparam(f"t{i}", type_=Text),
+    )
+    return (
+        select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us)
+        .where(in_lane)
+        .order_by(c.priority.desc(), c.ready_us, c.id)
+        .limit(bindparam(f"n{i}", type_=Integer))
+    )
+
+
+def _held() -> Select[Any]:
+    c = jobs.c
+    return (
+        select(c.id, c.fence, c.number, c.state, c.tenant, c.task, c.queue, c.worker_id,
+               c.needs_json, c.attempts, c.crashes, c.ooms, c.interruptions,
+               c.total_deadline_us, c.started_us, job_specs.c.spec)
+        .select_from(jobs.join(job_specs, job_specs.c.job_id == c.id))
+        .where(state_in(frozenset({*RUNNABLE, JobState.CANCELLING})))
+    )  # fmt: skip
+
+
+def _cancelling() -> Select[Any]:
+    c = jobs.c
+    # All three states, so that the index of held jobs serves it.
+    return select(c.id, c.fence, c.worker_id, c.cancel_force, c.state).where(
+        c.state.in_([number(s) for s in (4, 5, 7)]), c.state == number(JobState.CANCELLING)
+    )
+
+
+def _next_due() -> Select[Any]:
+    c = jobs.c
+    due = select(func.min(c.due_us)).where(c.state.in_([number(1), number(6)]))
+    expire = select(func.min(c.expire_us)).where(
+        c.expire_us.is_not(None), c.state.in_([number(s) for s in (1, 2, 3, 6)])
+    )
+    return select(due.scalar_subquery().label("due"), expire.scalar_subquery().label("expire"))
+
+
+def _queues() -> Select[Any]:
+    q, n = queues.c, queue_counts.c
+    sums = [func.coalesce(func.sum(column), 0) for column in (n.waiting, n.active, n.drained)]
+    return (
+        select(q.name, q.paused, q.pause_reason, q.paused_us, q.maximum_waiting,
+               q.attempt_timeout_us, q.overflow_to, *sums)
+        .select_from(queues.outerjoin(queue_counts, n.queue == q.name))
+        .group_by(q.name)
+        .order_by(q.name)
+    )  # fmt: skip
+
+
+def _tasks() -> Select[Any]:
+    return select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
+
+
+def _pools() -> Select[Any]:
+    return select(*pools.c).order_by(pools.c.name)
+
+
+def _workers() -> Select[Any]:
+    return select(*workers.c).order_by(workers.c.id)
 
 
 def _active(row: Row) -> ActiveAttempt:

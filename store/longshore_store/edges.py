@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from longshore_store.committer import Transaction
-from longshore_store.dialects import Dialect, Kind, Row, Rowset
+from longshore_store.dialects import Dialect, Kind, Row, Rowset, upsert
 from longshore_store.model import EventKind
 from longshore_store.states import ACTIVE, WAITING, JobState, Transition
 from longshore_store.tables import events, job_results, jobs, queue_counts
@@ -100,10 +100,13 @@ class Edge:
             found = and_(found, jobs.c.fence == self.rows.c.fence)
         if guard is not None:
             found = and_(found, guard)
-        self._update = update(jobs).where(found).values(**self._sets(values or {}))
-        self._event = self._insert_event()
-        self._start_event = self._insert_start_event() if self._ends else None
-        self._counters = count_marked(dialect, self.rows.table.join(jobs, self._same()))
+        self._update = self._dialect.fix(
+            update(jobs).where(found).values(**self._sets(values or {}))
+        )
+        self._event = self._dialect.fix(self._insert_event())
+        self._start_event = self._dialect.fix(self._insert_start_event()) if self._ends else None
+        joined = self.rows.table.join(jobs, self._same())
+        self._counters = self._dialect.fix(count_marked(dialect, joined))
 
     def _sets(self, values: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
         r = self.rows.c
@@ -195,7 +198,9 @@ class Edge:
         self, tx: Transaction, marks: Mapping[str, Any], *columns: ColumnElement[Any]
     ) -> Sequence[Row]:
         """Columns of the rows that `apply` changed."""
-        return await self._dialect.rows(tx.connection, self._marked(*columns), marks)
+        names = tuple(map(str, columns))
+        query = self._dialect.fixed((id(self), names), lambda: self._marked(*columns))
+        return await self._dialect.rows(tx.connection, query, marks)
 
     def insert_marked(
         self,
@@ -206,13 +211,13 @@ class Edge:
     ) -> Any:
         """INSERT INTO table SELECT columns of the rows that `apply` changed."""
         query = self._marked(*columns).where(*where)
-        return self._dialect.insert(table).from_select(list(names), query)
+        return self._dialect.fix(self._dialect.insert(table).from_select(list(names), query))
 
     def keep_result(self, *columns: str) -> Any:
         """An upsert of these result columns, taken from the rows that `apply` changed."""
         query = self._marked(jobs.c.id, *(self.rows.c[c] for c in columns))
         insert = self._dialect.insert(job_results).from_select(["job_id", *columns], query)
-        return self._dialect.upsert(insert, ["job_id"], {c: c for c in columns})
+        return self._dialect.fix(upsert(insert, ["job_id"], {c: c for c in columns}))
 
 
 def _started_late(r: Any) -> ColumnElement[bool]:
@@ -240,7 +245,7 @@ def count_marked(dialect: Dialect, source: FromClause) -> Any:
         select(
             jobs.c.queue,
             jobs.c.tenant,
-            bindparam("p_writer", WRITER, literal_execute=True),
+            literal_column(f"'{WRITER}'", Text),
             moved(WAITING),
             moved(ACTIVE),
             drained,
@@ -257,4 +262,4 @@ def add_counts(dialect: Dialect, query: Select[Any]) -> Any:
     names = ["queue", "tenant", "writer", "waiting", "active", "drained"]
     insert: Any = dialect.insert(queue_counts).from_select(names, query)
     changes = {n: queue_counts.c[n] + insert.excluded[n] for n in names[3:]}
-    return dialect.upsert(insert, names[:3], changes)
+    return upsert(insert, names[:3], changes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from typing import Any
+
+from sqlalchemy import Select, select, update
 
 from longshore_store.committer import Transaction, Write
-from longshore_store.dialects import Dialect
+from longshore_store.dialects import Connection, Dialect, upsert
 from longshore_store.model import Fenced
 from longshore_store.tables import leaders
 
@@ -37,7 +39,7 @@ class LeadershipWrites:
         """Term, leader and end. An upsert that changes nothing locks the row, and makes the
         first one: two schedulers that start on an empty database must not both get term 1."""
         insert = self._dialect.insert(leaders).values(name=_NAME, term=0, leader_id="", until_us=0)
-        await tx.connection.execute(self._dialect.upsert(insert, ["name"], {"name": "name"}))
+        await tx.connection.execute(upsert(insert, ["name"], {"name": "name"}))
         query = select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us)
         row = (await tx.connection.execute(query.where(leaders.c.name == _NAME))).one()
         return row.term, row.leader_id, row.until_us
@@ -51,13 +53,21 @@ class LeadershipWrites:
             .values(until_us=0, leader_id="")
         )
 
+    async def vacate(self, connection: Connection) -> None:
+        """Ends whatever leadership there is: its process is gone for certain."""
+        await connection.execute(update(leaders).values(until_us=0, leader_id=""))
+
     async def fence(self, tx: Transaction, writes: list[Write]) -> None:
         """Sets Fenced on writes whose term is not the newest."""
         if all(w.term is None for w in writes):
             return
         # The share lock holds a takeover back until this transaction is over.
-        query = select(leaders.c.term).where(leaders.c.name == _NAME).with_for_update(read=True)
+        query = self._dialect.fixed("leadership.term", _newest_term)
         newest = await tx.connection.scalar(query)
         for write in writes:
             if write.term is not None and write.term != newest:
                 write.error = Fenced(f"term {write.term} is over; the newest is {newest}")
+
+
+def _newest_term() -> Select[Any]:
+    return select(leaders.c.term).where(leaders.c.name == _NAME).with_for_update(read=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
 
-from longshore_store.dialects import Connection, Dialect, Row
+from longshore_store.dialects import Connection, Dialect, Row, Rowset
 from longshore_store.edges import number
 from longshore_store.model import (
     AttemptRecord,
@@ -61,8 +61,7 @@ class JobReads:
     ) -> list[JobRecord]:
         """Those that exist."""
         r = self._dialect.rowset("r", {"id": "text"})
-        source = r.table.join(_SOURCE, jobs.c.id == r.c.id)
-        query = select(*_columns(full)).select_from(source)
+        query = self._dialect.fixed(("reads.by_id", full), lambda: _by_id(r, full))
         params = r.params([(job_id,) for job_id in dict.fromkeys(job_ids)])
         rows = await self._dialect.rows(connection, query, params)
         return await self._records(connection, rows, full)
@@ -88,13 +87,7 @@ class JobReads:
         self, connection: Connection, job_ids: Sequence[str]
     ) -> defaultdict[str, list[AttemptRecord]]:
         r = self._dialect.rowset("r", {"id": "text"})
-        c = attempts.c
-        query = (
-            select(c.job_id, c.fence, c.number, c.run, c.worker_id, c.queued_us, c.leased_us,
-                   c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json)
-            .select_from(r.table.join(attempts, c.job_id == r.c.id))
-            .order_by(c.job_id, c.fence)
-        )  # fmt: skip
+        query = self._dialect.fixed("reads.attempts", lambda: _attempts(r))
         found: defaultdict[str, list[AttemptRecord]] = defaultdict(list)
         params = r.params([(i,) for i in job_ids])
         for job_id, *facts in await self._dialect.rows(connection, query, params):
@@ -105,33 +98,47 @@ class JobReads:
         """State, progress and the next events of watched jobs."""
         r = self._dialect.rowset("r", {"id": "text", "after": "int"})
         params = r.params(list(cursors.items()))
-        heads = await self._dialect.rows(connection, _heads_of_changes(r.table), params)
-        events_of = await self._events(connection, r.table, params)
+        query = self._dialect.fixed("reads.changes", lambda: _heads_of_changes(r.table))
+        heads = await self._dialect.rows(connection, query, params)
+        events_of = await self._events(connection, r, params)
         return [_changes(head, cursors[head[0]], events_of[head[0]]) for head in heads]
 
     async def _events(
-        self, connection: Connection, r: Any, params: Mapping[str, Any]
+        self, connection: Connection, r: Rowset, params: Mapping[str, Any]
     ) -> defaultdict[str, list[EventRecord]]:
-        e = events.c
-        query = (
-            select(e.job_id, e.sequence, e.time_us, e.number, e.kind, e.from_state, e.to_state,
-                   e.reason, e.due_us, e.body_json)
-            .select_from(
-                r.join(
-                    events,
-                    and_(
-                        e.job_id == r.c.id,
-                        e.sequence > r.c.after,
-                        e.sequence <= r.c.after + EVENTS_A_READ,
-                    ),
-                )
-            )
-            .order_by(e.job_id, e.sequence)
-        )  # fmt: skip
+        query = self._dialect.fixed("reads.events", lambda: _events(r))
         found: defaultdict[str, list[EventRecord]] = defaultdict(list)
         for row in await self._dialect.rows(connection, query, params):
             found[row[0]].append(EventRecord(*row))
         return found
+
+
+def _by_id(r: Rowset, full: bool) -> Select[Any]:
+    source = r.table.join(_SOURCE, jobs.c.id == r.c.id)
+    return select(*_columns(full)).select_from(source)
+
+
+def _attempts(r: Rowset) -> Select[Any]:
+    c = attempts.c
+    return (
+        select(c.job_id, c.fence, c.number, c.run, c.worker_id, c.queued_us, c.leased_us,
+               c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json)
+        .select_from(r.table.join(attempts, c.job_id == r.c.id))
+        .order_by(c.job_id, c.fence)
+    )  # fmt: skip
+
+
+def _events(r: Rowset) -> Select[Any]:
+    e = events.c
+    next_ones = and_(
+        e.job_id == r.c.id, e.sequence > r.c.after, e.sequence <= r.c.after + EVENTS_A_READ
+    )
+    return (
+        select(e.job_id, e.sequence, e.time_us, e.number, e.kind, e.from_state, e.to_state,
+               e.reason, e.due_us, e.body_json)
+        .select_from(r.table.join(events, next_ones))
+        .order_by(e.job_id, e.sequence)
+    )  # fmt: skip
 
 
 def _heads_of_changes(r: Any) -> Select[Any]:

@@ -100,16 +100,18 @@ class SqlStore:
         """
         self._dialect.lock()
         try:
-            await self._dialect.transact(self._migrate)
+            await self._dialect.transact(self._prepare)
             await self._set_clock(None)
         except Exception as error:
             self._dialect.unlock()
             raise unavailable(error) from error
         self._committer = Committer(self._dialect, self._apply, self.now_us, self._committed)
 
-    async def _migrate(self, connection: Connection) -> None:
+    async def _prepare(self, connection: Connection) -> None:
         await self._dialect.take_turns(connection)
         await connection.run_sync(migrate)
+        if self._dialect.exclusive:  # nobody else has it open, so nobody else leads
+            await self._leadership.vacate(connection)
 
     async def close(self) -> None:
         """Commits what waits, then disconnects."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Text, func, literal_column, select
+from sqlalchemy import Select, Text, and_, func, literal_column, select
 
 from longshore_store.acceptance import deadlines, first_state
 from longshore_store.committer import KeyTaken, Transaction, Write
-from longshore_store.dialects import Dialect, Kind, Row
+from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import (
     EVENT_COLUMNS,
     NO_NUMBER,
@@ -59,27 +60,31 @@ class SubmitWrites:
         self._dialect = dialect
         r = self._rows = dialect.rowset("r", _JOB)
         cells = [r.c[name] for name in _HOT]
-        self._insert_jobs = dialect.insert_new(
-            jobs,
-            [*_HOT, "sequence", "created_us", "ready_us"],
-            select(*cells, number(1), NOW, NOW).select_from(r.table),
+        self._insert_jobs = dialect.fix(
+            dialect.insert_new(
+                jobs,
+                [*_HOT, "sequence", "created_us", "ready_us"],
+                select(*cells, number(1), NOW, NOW).select_from(r.table),
+            )
         )
-        self._insert_specs = dialect.insert(job_specs).from_select(
-            ["job_id", "spec", "payload"], select(r.c.id, r.c.spec, r.c.payload)
+        self._insert_specs = dialect.fix(
+            dialect.insert(job_specs).from_select(
+                ["job_id", "spec", "payload"], select(r.c.id, r.c.spec, r.c.payload)
+            )
         )
         submitted = select(
             r.c.id, number(1), NOW, number(0), number(EventKind.STATE), number(0), r.c.state,
             literal_column("'SUBMITTED'", Text), NO_NUMBER, NO_TEXT,
         )  # fmt: skip
-        self._insert_events = dialect.insert(events).from_select(list(EVENT_COLUMNS), submitted)
+        self._insert_events = dialect.fix(
+            dialect.insert(events).from_select(list(EVENT_COLUMNS), submitted)
+        )
         lanes = self._lanes = dialect.rowset("n", {"queue": "text", "tenant": "text", "n": "int"})
-        self._count = add_counts(
-            dialect,
-            select(
-                lanes.c.queue, lanes.c.tenant, literal_column(f"'{WRITER}'", Text), lanes.c.n,
-                number(0), number(0),
-            ).where(lanes.c.n > 0),
-        )  # fmt: skip
+        waiting = select(
+            lanes.c.queue, lanes.c.tenant, literal_column(f"'{WRITER}'", Text), lanes.c.n,
+            number(0), number(0),
+        ).where(lanes.c.n > 0)  # fmt: skip
+        self._count = dialect.fix(add_counts(dialect, waiting))
         self._unique = UniqueClaims(dialect)
 
     async def submit_jobs(self, tx: Transaction, writes: list[Write]) -> None:
@@ -125,14 +130,7 @@ class SubmitWrites:
     async def _depths(self, tx: Transaction, names: set[str]) -> dict[str, list[int]]:
         """Waiting jobs and their maximum, 0 for no bound, by queue."""
         r = self._dialect.rowset("q", {"name": "text"})
-        waiting = (
-            select(func.coalesce(func.sum(queue_counts.c.waiting), 0))
-            .where(queue_counts.c.queue == queues.c.name)
-            .scalar_subquery()
-        )
-        query = select(queues.c.name, waiting, queues.c.maximum_waiting).select_from(
-            r.table.join(queues, queues.c.name == r.c.name)
-        )
+        query = self._dialect.fixed("submit.depths", lambda: _depths(r))
         rows = await self._dialect.rows(
             tx.connection, query, r.params([(n,) for n in sorted(names)])
         )
@@ -159,8 +157,11 @@ class SubmitWrites:
         if not rows:
             return
         r = self._dialect.rowset("l", {"name": "text", "value": "text", "job_id": "text"})
-        insert = self._dialect.insert(job_labels).from_select(
-            ["name", "value", "job_id"], select(r.c.name, r.c.value, r.c.job_id)
+        insert = self._dialect.fixed(
+            "submit.labels",
+            lambda: self._dialect.insert(job_labels).from_select(
+                ["name", "value", "job_id"], select(r.c.name, r.c.value, r.c.job_id)
+            ),
         )
         await tx.connection.execute(insert, r.params(rows))
 
@@ -212,18 +213,29 @@ class SubmitWrites:
         if not keys:
             return {}
         r = self._dialect.rowset("k", {"tenant": "text", "key": "text"})
-        query = select(
-            jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.fingerprint, jobs.c.state,
-            jobs.c.created_us,
-        ).select_from(
-            r.table.join(
-                jobs,
-                (jobs.c.tenant == r.c.tenant) & (jobs.c.idempotency_key == r.c.key)
-                & jobs.c.idempotency_key.is_not(None),
-            )
-        )  # fmt: skip
+        query = self._dialect.fixed("submit.by_key", lambda: _by_key(r))
         found = await self._dialect.rows(tx.connection, query, r.params(keys))
         return {(row[0], row[1]): row[2:] for row in found}
+
+
+def _depths(r: Rowset) -> Select[Any]:
+    waiting = (
+        select(func.coalesce(func.sum(queue_counts.c.waiting), 0))
+        .where(queue_counts.c.queue == queues.c.name)
+        .scalar_subquery()
+    )
+    source = r.table.join(queues, queues.c.name == r.c.name)
+    return select(queues.c.name, waiting, queues.c.maximum_waiting).select_from(source)
+
+
+def _by_key(r: Rowset) -> Select[Any]:
+    c = jobs.c
+    same = and_(
+        c.tenant == r.c.tenant, c.idempotency_key == r.c.key, c.idempotency_key.is_not(None)
+    )
+    return select(
+        c.tenant, c.idempotency_key, c.id, c.fingerprint, c.state, c.created_us
+    ).select_from(r.table.join(jobs, same))
 
 
 def _refusal(new: Sequence[tuple[int, NewJob]], depths: dict[str, list[int]]) -> QueueFull | None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Table, delete, select, update
 
 from longshore_store.committer import Transaction, Write
-from longshore_store.dialects import Dialect
+from longshore_store.dialects import Dialect, upsert
 from longshore_store.tables import pools, queue_counts, queues, tasks, workers
 
 
@@ -77,4 +77,4 @@ class TopologyWrites:
     ) -> None:
         insert = self._dialect.insert(table).values(**values)
         changes = {name: name for name in values if name != key}
-        await tx.connection.execute(self._dialect.upsert(insert, [key], changes))
+        await tx.connection.execute(upsert(insert, [key], changes))

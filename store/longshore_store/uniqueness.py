@@ -9,7 +9,7 @@ from sqlalchemy import Text, bindparam, delete, literal_column, or_, select, upd
 
 from longshore_store.acceptance import deadlines, first_state
 from longshore_store.committer import Transaction
-from longshore_store.dialects import Dialect, Row
+from longshore_store.dialects import Dialect, Row, upsert
 from longshore_store.edges import (
     EVENT_COLUMNS,
     NO_NUMBER,
@@ -84,7 +84,7 @@ class UniqueClaims:
         insert = self._dialect.insert(unique_claims).values(
             tenant=job.tenant, task=job.task, key=job.unique.key, job_id=""
         )
-        lock = self._dialect.upsert(insert, ["tenant", "task", "key"], {"key": "key"})
+        lock = upsert(insert, ["tenant", "task", "key"], {"key": "key"})
         await tx.connection.execute(lock)
 
     async def _claim(self, tx: Transaction, job: NewJob) -> None:
@@ -98,9 +98,7 @@ class UniqueClaims:
             until_us=None if window is None else tx.now_us + window,
         )
         changes = {"job_id": "job_id", "until_us": "until_us"}
-        await tx.connection.execute(
-            self._dialect.upsert(insert, ["tenant", "task", "key"], changes)
-        )
+        await tx.connection.execute(upsert(insert, ["tenant", "task", "key"], changes))
 
     async def _replace(self, tx: Transaction, job: NewJob, holder: Row) -> JobState:
         """A waiting job takes the new spec. Only its own queue counts it, before and after."""

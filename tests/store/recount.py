@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 
 from longshore.sdk.failures import FailureClass
-from longshore_store.attempts import RETAINED_EVENTS
+from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.model import EventKind
 from longshore_store.sql import SqlStore
 from longshore_store.states import ACTIVE, TERMINAL, TRANSITIONS, WAITING, JobState

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from longshore_store.model import (
 )
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
-from tests.store.factory import SECOND, Attempt, FakeClock, Yard, completion, setback
-from tests.store.places import Place
+from tests.store.factory import HOUR, SECOND, Attempt, FakeClock, Yard, completion, setback
+from tests.store.places import Files, Place
 
 TTL = 10 * SECOND
 
@@ -122,3 +123,13 @@ async def test_a_takeover_fences_the_other_process(postgres_place: Place, clock:
     with pytest.raises(Fenced):
         await old.complete_attempts(yard.term, [completion(attempt)])
     assert await new.complete_attempts(yard.term + 1, [completion(attempt)]) == []
+
+
+async def test_a_database_of_one_process_is_led_anew_at_once_after_a_death(
+    files: Files, tmp_path: Path, clock: FakeClock
+) -> None:
+    async with files.make(tmp_path / "store.db") as place:
+        dead = await place.open(clock)
+        assert await dead.lead("dead", HOUR) == 1
+        await place.close(dead)  # it did not resign
+        assert await (await place.open(clock)).lead("heir", HOUR) == 2
