@@ -87,6 +87,7 @@ class RayCluster:
         self._actor_class: Any = None
         self._actors: dict[str, Any] = {}
         self._temporary: str | None = None
+        self._released = threading.Event()
 
     async def start(self, pools: Sequence[PoolSpec]) -> None:
         """Imports Ray and connects, in a thread: both take seconds, and cannot be cut short.
@@ -103,6 +104,8 @@ class RayCluster:
                 _tell(loop, done, error)
             else:
                 _tell(loop, done, None)
+                # Ray's processes are told to die with the thread that started them.
+                self._released.wait()
 
         threading.Thread(target=connect, name="ray-start", daemon=True).start()
         await done
@@ -234,6 +237,7 @@ class RayCluster:
         if self._ray is not None:
             await asyncio.to_thread(self._ray.shutdown)
             self._ray = None
+        self._released.set()
         if self._temporary is not None:
             await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
 
