@@ -14,6 +14,8 @@ def first_state(job: NewJob, now_us: int) -> JobState:
 
 def deadlines(job: NewJob, now_us: int) -> tuple[int | None, int | None]:
     """When waiting ends, and when everything ends."""
+    if job.total_timeout_us is None and job.queue_timeout_us is None:
+        return None, None
     total = None if job.total_timeout_us is None else now_us + job.total_timeout_us
     queue = None if job.queue_timeout_us is None else now_us + job.queue_timeout_us
     return min((d for d in (queue, total) if d is not None), default=None), total

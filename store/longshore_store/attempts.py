@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,7 @@ from longshore.sdk.failures import FailureClass
 from longshore_store import states
 from longshore_store.committer import Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
-from longshore_store.edges import (
-    NO_NUMBER,
-    NO_TEXT,
-    NOW,
-    Edge,
-    number,
-)
+from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, add_counts, number, writer
 from longshore_store.model import Leased, Setback
 from longshore_store.reports import ReportWrites
 from longshore_store.states import JobState
@@ -87,6 +82,9 @@ class AttemptWrites:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._lease = _lease_edge(dialect)
+        n = self._lanes = dialect.rowset("n", {"queue": "text", "tenant": "text", "n": "int"})
+        leaving = select(n.c.queue, n.c.tenant, writer(), -n.c.n, n.c.n, n.c.n).where(n.c.n > 0)
+        self._leave = dialect.fix(add_counts(dialect, leaving))
         self._start = _start_edge(dialect)
         self._complete = _complete_edge(dialect)
         self._keep_success = self._complete.keep_result("value_json", "artifacts_json")
@@ -121,11 +119,19 @@ class AttemptWrites:
         changed, marks = await self._lease.apply(tx, rows)
         granted = await self._lease.marked(tx, marks, *_leased_columns()) if changed else ()
         found = [_leased(row) for row in await self._with_specs(tx, granted)]
+        await self._count(tx, found)
         # Taken out once answered: a lease asked for twice is granted once.
         ours = {(lease.id, lease.fence - 1, lease.worker_id): lease for lease in found}
         for write in writes:
             mine = (ours.pop(tuple(row), None) for row in write.rows)
             write.answer = [lease for lease in mine if lease is not None]
+
+    async def _count(self, tx: Transaction, found: Sequence[Leased]) -> None:
+        """The lanes of what was leased are at hand here, so SQL need not look for them again."""
+        lanes = Counter((lease.queue, lease.tenant) for lease in found)
+        if lanes:
+            rows = [(queue, tenant, n) for (queue, tenant), n in sorted(lanes.items())]
+            await tx.connection.execute(self._leave, self._lanes.params(rows))
 
     async def _with_specs(self, tx: Transaction, granted: Sequence[Row]) -> list[Row]:
         if not granted:
@@ -238,7 +244,7 @@ def _lease_edge(dialect: Dialect) -> Edge:
         "started_us": NO_NUMBER,
         "devices_json": NO_TEXT,
     }
-    return Edge(dialect, states.LEASE, columns, values, rows=r)
+    return Edge(dialect, states.LEASE, columns, values, rows=r, counted=False)
 
 
 def _start_edge(dialect: Dialect) -> Edge:

@@ -47,8 +47,7 @@ EVENT_COLUMNS = (
     "body_json",
 )
 _STATE_EVENT = literal_column(str(int(EventKind.STATE)), Integer)
-# The shard of the counters that this process adds to.
-WRITER = uuid4().hex[:12]
+_WRITER = uuid4().hex[:12]
 NOW = bindparam("p_now", type_=BigInteger)
 STAMP = bindparam("p_stamp", type_=BigInteger)
 NO_TEXT = cast(null(), Text)
@@ -59,6 +58,11 @@ EMPTY_TEXT = literal_column("''", Text)
 def number(value: int) -> ColumnElement[int]:
     """An integer written into the text: partial indexes serve only what they can see."""
     return literal_column(str(int(value)), Integer)
+
+
+def writer() -> ColumnElement[str]:
+    """The shard of the counters that this process adds to."""
+    return literal_column(f"'{_WRITER}'", Text)
 
 
 def state_in(states: frozenset[JobState]) -> ColumnElement[bool]:
@@ -75,6 +79,7 @@ class Edge:
             `failure_json` are kept with the event and the result.
         values: what else the UPDATE sets, given the rowset's columns.
         guard: what else must be true of the job.
+        counted: False where the caller moves the counters of the queues itself.
     """
 
     def __init__(
@@ -87,13 +92,14 @@ class Edge:
         rows: Rowset | None = None,
         fenced: bool = True,
         guard: ColumnElement[bool] | None = None,
+        counted: bool = True,
     ) -> None:
         self.transition = transition
         self._dialect = dialect
         self.rows = rows or dialect.rowset("r", columns)
         self._columns = columns
         self._ends = "started_us" in columns and transition.target != JobState.RUNNING
-        self._moves = not _same_kind(transition)
+        self._moves = counted and not _same_kind(transition)
         self._fenced = fenced
         found = and_(jobs.c.id == self.rows.c.id, state_in(transition.sources))
         if fenced:
@@ -245,7 +251,7 @@ def count_marked(dialect: Dialect, source: FromClause) -> Any:
         select(
             jobs.c.queue,
             jobs.c.tenant,
-            literal_column(f"'{WRITER}'", Text),
+            writer(),
             moved(WAITING),
             moved(ACTIVE),
             drained,

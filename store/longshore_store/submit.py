@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, Text, and_, func, literal_column, select
@@ -17,9 +18,9 @@ from longshore_store.edges import (
     NO_NUMBER,
     NO_TEXT,
     NOW,
-    WRITER,
     add_counts,
     number,
+    writer,
 )
 from longshore_store.model import (
     Accepted,
@@ -47,10 +48,8 @@ _JOB: dict[str, Kind] = {
     "needs_json": "text",
     "idempotency_key": "text",
     "fingerprint": "text",
-    "spec": "text",
-    "payload": "text",
 }
-_HOT = tuple(_JOB)[:13]
+_SPEC: dict[str, Kind] = {"id": "text", "spec": "text", "payload": "text"}
 
 
 class SubmitWrites:
@@ -59,17 +58,18 @@ class SubmitWrites:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         r = self._rows = dialect.rowset("r", _JOB)
-        cells = [r.c[name] for name in _HOT]
+        specs = self._specs = dialect.rowset("s", _SPEC)
+        cells = [r.c[name] for name in _JOB]
         self._insert_jobs = dialect.fix(
             dialect.insert_new(
                 jobs,
-                [*_HOT, "sequence", "created_us", "ready_us"],
+                [*_JOB, "sequence", "created_us", "ready_us"],
                 select(*cells, number(1), NOW, NOW).select_from(r.table),
             )
         )
         self._insert_specs = dialect.fix(
             dialect.insert(job_specs).from_select(
-                ["job_id", "spec", "payload"], select(r.c.id, r.c.spec, r.c.payload)
+                ["job_id", "spec", "payload"], select(specs.c.id, specs.c.spec, specs.c.payload)
             )
         )
         submitted = select(
@@ -81,7 +81,7 @@ class SubmitWrites:
         )
         lanes = self._lanes = dialect.rowset("n", {"queue": "text", "tenant": "text", "n": "int"})
         waiting = select(
-            lanes.c.queue, lanes.c.tenant, literal_column(f"'{WRITER}'", Text), lanes.c.n,
+            lanes.c.queue, lanes.c.tenant, writer(), lanes.c.n,
             number(0), number(0),
         ).where(lanes.c.n > 0)  # fmt: skip
         self._count = dialect.fix(add_counts(dialect, waiting))
@@ -144,7 +144,8 @@ class SubmitWrites:
         inserted = (await tx.connection.execute(self._insert_jobs, params)).rowcount
         if inserted != len(new):
             raise KeyTaken
-        await tx.connection.execute(self._insert_specs, params)
+        specs = self._specs.params([(job.id, _text(job.spec), job.payload) for job in new])
+        await tx.connection.execute(self._insert_specs, specs)
         await tx.connection.execute(self._insert_events, params)
         lanes = Counter((job.queue, job.tenant) for job in new)
         counts = [(queue, tenant, n) for (queue, tenant), n in sorted(lanes.items())]
@@ -261,8 +262,14 @@ def _row(job: NewJob, now_us: int) -> Row:
     return (
         job.id, job.tenant, job.task, job.queue, job.priority, int(first_state(job, now_us)),
         job.due_us, expire_us, total_us, job.total_timeout_us, job.needs_json, job.idempotency_key,
-        job.fingerprint, base64.b64encode(job.spec).decode(), job.payload,
+        job.fingerprint,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _text(spec: bytes) -> str:
+    """The jobs of a call mostly have one spec."""
+    return base64.b64encode(spec).decode()
 
 
 def _accepted(job: NewJob, now_us: int) -> Accepted:

@@ -15,10 +15,10 @@ from longshore_store.edges import (
     NO_NUMBER,
     NO_TEXT,
     NOW,
-    WRITER,
     add_counts,
     number,
     state_in,
+    writer,
 )
 from longshore_store.lifecycle import CancelWrites
 from longshore_store.model import (
@@ -153,7 +153,7 @@ class UniqueClaims:
     async def _move_count(self, tx: Transaction, before: str, job: NewJob) -> None:
         r = self._dialect.rowset("m", {"queue": "text", "n": "int"})
         query = select(
-            r.c.queue, bindparam("p_tenant", job.tenant, Text), bindparam("p_writer", WRITER, Text),
+            r.c.queue, bindparam("p_tenant", job.tenant, Text), writer(),
             r.c.n, number(0), number(0),
         ).where(r.c.n != 0)  # fmt: skip
         rows = [(before, -1), (job.queue, 1)]
