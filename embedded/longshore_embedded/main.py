@@ -33,6 +33,9 @@ SERVICE = [sys.executable, "-m", "longshore_embedded.service"]
 MARK = "LONGSHORE_DATA"
 """The variable that every process below the service inherits; names the data folder."""
 
+QUIET = {"GRPC_VERBOSITY": "NONE", "RAY_USAGE_STATS_ENABLED": "0"}
+"""gRPC's core repeats on standard error what the service says in one line."""
+
 STOP_GRACE = 60.0
 ORPHAN_GRACE = 3.0
 LONGEST_BACKOFF = 30.0
@@ -78,7 +81,12 @@ class Supervisor:
         with _ray_folder() as folder:
             self._child = subprocess.Popen(
                 [*SERVICE, _packed(self._options)],
-                env={**os.environ, MARK: str(self._options.data), "RAY_TMPDIR": str(folder)},
+                env={
+                    **QUIET,
+                    **os.environ,
+                    MARK: str(self._options.data),
+                    "RAY_TMPDIR": str(folder),
+                },
             )
             if self._told.is_set():  # the signal came before there was a child to pass it on to
                 self._child.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longshore_store.model import NewJob
+from longshore_store.needs import parse_needs
 from longshore_store.states import JobState
 
 
@@ -19,3 +20,8 @@ def deadlines(job: NewJob, now_us: int) -> tuple[int | None, int | None]:
     total = None if job.total_timeout_us is None else now_us + job.total_timeout_us
     queue = None if job.queue_timeout_us is None else now_us + job.queue_timeout_us
     return min((d for d in (queue, total) if d is not None), default=None), total
+
+
+def needs_gpu(job: NewJob) -> int:
+    """1 where only a worker with devices will do."""
+    return int(parse_needs(job.needs_json).gpu_millis > 0)

@@ -25,6 +25,8 @@ from longshore_store.states import RUNNABLE, JobState
 from longshore_store.tables import job_specs, jobs, pools, queue_counts, queues, tasks, workers
 
 _LANES_A_QUERY = 50
+# Devices are few and their jobs long: reading more of them each cycle would serve nobody.
+_GPU_HEADS = 256
 
 
 class DispatchReads:
@@ -43,7 +45,7 @@ class DispatchReads:
         return [Lane(queue, tenant, int(n)) for queue, tenant, n in rows]
 
     async def heads(self, connection: Connection, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
-        """The first jobs of each lane."""
+        """The first jobs of each lane: so many that need no GPU, and some that do."""
         found: list[Row] = []
         for start in range(0, len(lanes), _LANES_A_QUERY):
             part = lanes[start : start + _LANES_A_QUERY]
@@ -51,10 +53,18 @@ class DispatchReads:
             params = {
                 f"{name}{i}": value
                 for i, (lane, limit) in enumerate(part)
-                for name, value in (("q", lane.queue), ("t", lane.tenant), ("n", limit))
+                for name, value in (
+                    ("q", lane.queue),
+                    ("t", lane.tenant),
+                    ("n", limit),
+                    ("g", min(limit, _GPU_HEADS)),
+                )
             }
             found.extend(await self._dialect.rows(connection, query, params))
-        return [Head(*row) for row in found]
+        place = {(lane.queue, lane.tenant): i for i, (lane, _) in enumerate(lanes)}
+        heads = [Head(*row) for row in found]
+        heads.sort(key=lambda h: (place[h.queue, h.tenant], -h.priority, h.ready_us, h.id))
+        return heads
 
     async def active(self, connection: Connection) -> list[ActiveAttempt]:
         """LEASED and RUNNING jobs, and CANCELLING ones."""
@@ -103,22 +113,23 @@ def _lanes() -> Select[Any]:
 
 
 def _heads(lanes: int) -> Select[Any]:
-    parts = [select(_head(i).subquery()) for i in range(lanes)]
-    return parts[0] if lanes == 1 else select(union_all(*parts).subquery())
+    parts = [select(_head(i, gpu).subquery()) for i in range(lanes) for gpu in (0, 1)]
+    return select(union_all(*parts).subquery())
 
 
-def _head(i: int) -> Select[Any]:
+def _head(i: int, gpu: int) -> Select[Any]:
     c = jobs.c
     in_lane = and_(
         c.state == number(JobState.QUEUED),
         c.queue == bindparam(f"q{i}", type_=Text),
         c.tenant == bindparam(f"t{i}", type_=Text),
+        c.gpu == number(gpu),
     )
     return (
         select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us)
         .where(in_lane)
         .order_by(c.priority.desc(), c.ready_us, c.id)
-        .limit(bindparam(f"n{i}", type_=Integer))
+        .limit(bindparam(f"{'g' if gpu else 'n'}{i}", type_=Integer))
     )
 
 

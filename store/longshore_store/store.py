@@ -150,7 +150,9 @@ class Store(Protocol):
         """Every unpaused (queue, tenant) with waiting jobs."""
 
     async def queue_heads(self, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
-        """At most so many QUEUED jobs of each lane: priority first, then age."""
+        """At most so many QUEUED jobs of each lane that need no GPU, and as many, up to 256,
+        that do: a run of jobs which wait for devices must not hide those behind it. Priority
+        first, then age."""
 
     async def active_attempts(self) -> list[ActiveAttempt]:
         """Every job that a worker holds."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Select, Text, and_, func, literal_column, select
 
-from longshore_store.acceptance import deadlines, first_state
+from longshore_store.acceptance import deadlines, first_state, needs_gpu
 from longshore_store.committer import KeyTaken, Transaction, Write
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import (
@@ -46,6 +46,7 @@ _JOB: dict[str, Kind] = {
     "total_deadline_us": "int",
     "total_timeout_us": "int",
     "needs_json": "text",
+    "gpu": "int",
     "idempotency_key": "text",
     "fingerprint": "text",
 }
@@ -261,8 +262,8 @@ def _row(job: NewJob, now_us: int) -> Row:
     expire_us, total_us = deadlines(job, now_us)
     return (
         job.id, job.tenant, job.task, job.queue, job.priority, int(first_state(job, now_us)),
-        job.due_us, expire_us, total_us, job.total_timeout_us, job.needs_json, job.idempotency_key,
-        job.fingerprint,
+        job.due_us, expire_us, total_us, job.total_timeout_us, job.needs_json, needs_gpu(job),
+        job.idempotency_key, job.fingerprint,
     )  # fmt: skip
 
 

@@ -74,6 +74,9 @@ jobs = Table(
     _text("devices_json", nullable=True),
     Column("cancel_force", Boolean, nullable=False, server_default=text("false")),
     _text("needs_json"),
+    # 1 where it needs a GPU. Part of the index of ready jobs: those that wait for a device must
+    # not hide the ones behind them that wait for none.
+    Column("gpu", SmallInteger, nullable=False, server_default="0"),
     _text("idempotency_key", nullable=True),
     _text("fingerprint"),
     sqlite_with_rowid=False,
@@ -100,6 +103,7 @@ _partial(
     "ix_jobs_ready",
     jobs.c.queue,
     jobs.c.tenant,
+    jobs.c.gpu,
     jobs.c.priority.desc(),
     jobs.c.ready_us,
     jobs.c.id,

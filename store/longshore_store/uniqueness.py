@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Text, bindparam, delete, literal_column, or_, select, update
 
-from longshore_store.acceptance import deadlines, first_state
+from longshore_store.acceptance import deadlines, first_state, needs_gpu
 from longshore_store.committer import Transaction
 from longshore_store.dialects import Dialect, Row, upsert
 from longshore_store.edges import (
@@ -119,6 +119,7 @@ class UniqueClaims:
             "total_deadline_us": total_us,
             "total_timeout_us": job.total_timeout_us,
             "needs_json": job.needs_json,
+            "gpu": needs_gpu(job),
         }  # not the fingerprint: it goes with the idempotency key of the first call
         await tx.connection.execute(
             update(jobs).where(jobs.c.id == job_id, state_in(WAITING)).values(values)

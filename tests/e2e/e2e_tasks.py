@@ -80,8 +80,12 @@ def failing(ctx: Context, params: Failing) -> int:
     return ctx.attempt
 
 
+class Nothing(BaseModel):
+    """No parameters."""
+
+
 @task(resources=_SMALL)
-def devices(ctx: Context, params: None) -> dict[str, str]:
+def devices(ctx: Context, params: Nothing) -> dict[str, str]:
     """What this attempt sees of accelerators."""
     return {
         "devices": ",".join(ctx.devices),
@@ -90,7 +94,7 @@ def devices(ctx: Context, params: None) -> dict[str, str]:
 
 
 @task(name="gpu_devices", resources=Resources(cpu=0.1, gpu=0.25))
-def gpu_devices(ctx: Context, params: None) -> dict[str, str]:
+def gpu_devices(ctx: Context, params: Nothing) -> dict[str, str]:
     """The same on a GPU worker."""
     return {
         "devices": ",".join(ctx.devices),

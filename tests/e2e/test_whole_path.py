@@ -64,9 +64,9 @@ async def test_a_crash_is_its_own_class_and_the_pool_lives(client: AsyncClient) 
 
 
 async def test_a_worker_sees_its_devices_and_no_others(client: AsyncClient) -> None:
-    on_cpu = await (await client.submit("devices", None)).result(timeout=60)
+    on_cpu = await (await client.submit("devices", {})).result(timeout=60)
     assert on_cpu == {"devices": "", "visible": ""}
-    on_gpu = await (await client.submit("gpu_devices", None)).result(timeout=60)
+    on_gpu = await (await client.submit("gpu_devices", {})).result(timeout=60)
     assert "simulated" in on_gpu["devices"]
     workers = await client.workers()
     devices = {d.name: d.simulated for w in workers for d in w.devices}

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Select, func, select
 
 from longshore.sdk.failures import FailureClass
-from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.model import EventKind
+from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.sql import SqlStore
 from longshore_store.states import ACTIVE, TERMINAL, TRANSITIONS, WAITING, JobState
 from longshore_store.tables import attempts, events, jobs, queue_counts

@@ -172,3 +172,12 @@ async def test_a_big_batch_of_leases(yard: Yard) -> None:
     assert [g.worker_id for g in granted] == [lease.worker_id for lease in leases]
     attempts = [Attempt(g.id, g.fence) for g in granted]
     assert await yard.store.release_attempts(yard.term, [recall(a) for a in attempts]) == []
+
+
+async def test_jobs_that_wait_for_a_gpu_do_not_hide_those_behind_them(yard: Yard) -> None:
+    gpu = [new_job(needs_json='{"cpu_millis":100,"gpu_millis":1000}') for _ in range(300)]
+    await yard.store.submit_jobs(gpu)
+    yard.clock.advance(SECOND)
+    behind = await yard.submit()
+    heads = await yard.store.queue_heads([(lane(), 4)])
+    assert [head.id for head in heads] == [*sorted(job.id for job in gpu)[:4], behind]

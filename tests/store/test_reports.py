@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.model import CheckpointUpdate, EventKind, LogUpdate, ProgressUpdate
 from longshore_store.reads import EVENTS_A_READ
+from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.states import ACTIVE, JobState
 from longshore_store.tables import job_checkpoints
 from tests.store.factory import REACHABLE, SECOND, Attempt, Yard, completion, setback

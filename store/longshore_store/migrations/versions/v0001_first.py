@@ -48,6 +48,7 @@ def _create_jobs() -> None:
         sa.Column("devices_json", sa.Text(), nullable=True),
         sa.Column("cancel_force", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("needs_json", sa.Text(), nullable=False),
+        sa.Column("gpu", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -104,7 +105,7 @@ def _index_jobs() -> None:
     op.create_index(
         "ix_jobs_ready",
         "jobs",
-        ["queue", "tenant", sa.literal_column("priority DESC"), "ready_us", "id"],
+        ["queue", "tenant", "gpu", sa.literal_column("priority DESC"), "ready_us", "id"],
         unique=False,
         sqlite_where=sa.text("state = 3"),
         postgresql_where=sa.text("state = 3"),
