@@ -82,8 +82,8 @@ class Supervisor:
             self._child = subprocess.Popen(
                 [*SERVICE, _packed(self._options)],
                 env={
-                    **QUIET,
                     **os.environ,
+                    **QUIET,
                     MARK: str(self._options.data),
                     "RAY_TMPDIR": str(folder),
                 },
