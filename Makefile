@@ -93,6 +93,7 @@ $(VENV)/.dependencies: requirements/dev.txt $(VENV)/.created
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.dependencies
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PY) -m compileall -q $(PACKAGES) # where PYTHONDONTWRITEBYTECODE is set, each start would compile it all
 	@touch $@
 
 # --- the checks, one by one ---

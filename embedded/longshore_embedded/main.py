@@ -30,7 +30,7 @@ EXIT_USAGE = 2
 SERVICE = [sys.executable, "-m", "longshore_embedded.service"]
 """The command of the service; its options follow as one argument."""
 
-MARK = "LONGSHORE_DATA"
+MARK = "OWNED_BY_LONGSHORE"
 """The variable that every process below the service inherits; names the data folder."""
 
 QUIET = {"GRPC_VERBOSITY": "NONE", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from longshore_store.model import Fenced, Head, Lease, Leased, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 _FEWEST_HEADS = 64
+_SHORTEST_PERIOD = 0.005
 
 
 class CycleCounts(NamedTuple):
@@ -33,6 +36,7 @@ class Cycle:
         self._term = term
         self._crew = crew
         self._turns = Turns()
+        self._ended = -math.inf
 
     async def run(self) -> None:
         """Until the term is over: at once when woken, else at the sweep interval."""
@@ -42,6 +46,7 @@ class Cycle:
             term.wake.clear()
             if term.over.is_set() or term.stopping:
                 return
+            await self._gather()
             try:
                 counts = await self.run_once()
             except Fenced:
@@ -51,7 +56,17 @@ class Cycle:
                 await term.pause(0.1)
                 term.wake.set()
             else:
+                self._ended = term.clock() if counts.leased else -math.inf
                 self._follow_up(counts, woken)
+
+    async def _gather(self) -> None:
+        """Lets work come together where cycles follow one another; an idle one starts at once.
+
+        A cycle costs three transactions and a call to a worker, whether for one job or hundreds.
+        """
+        pause = self._ended + _SHORTEST_PERIOD - self._term.clock()
+        if pause > 0:
+            await asyncio.sleep(pause)
 
     def _follow_up(self, counts: CycleCounts, woken: bool) -> None:
         if counts.full and counts.leased:

@@ -192,6 +192,9 @@ class RayCluster:
         names = await self._in_thread(self._ray.util.list_named_actors)
         ids = [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
         answers = await asyncio.gather(*map(self._find, ids), return_exceptions=True)
+        for worker_id, answer in zip(ids, answers, strict=True):
+            if isinstance(answer, BaseException):
+                _log.warning("worker %s is not taken over: %s", worker_id, _line(answer))
         return [answer for answer in answers if isinstance(answer, WorkerInfo)]
 
     async def _find(self, worker_id: str) -> WorkerInfo:

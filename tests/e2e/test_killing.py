@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from longshore import AsyncClient, JobHandle
+from longshore import AsyncClient, JobHandle, Retry, Timeouts
 from longshore.v1 import job_pb2
 from tests.e2e.service import Service, alive, until
 
 JOBS = 200
+UNFINISHED = "state:(QUEUED, LEASED, RUNNING, RETRYING, SCHEDULED, CANCELLING)"
+TRANSIENT = {job_pb2.JOB_STATE_LEASED, job_pb2.JOB_STATE_BLOCKED, job_pb2.JOB_STATE_UNSPECIFIED}
+LASTING = set(job_pb2.JobState.values()) - TRANSIENT
 
 
 async def test_two_hundred_jobs_in_every_state_survive_a_sigkill(
@@ -25,6 +28,7 @@ async def test_two_hundred_jobs_in_every_state_survive_a_sigkill(
     async with AsyncClient(own.target) as client:
         handles = await _jobs_in_every_state(client, gate)
         before = {job.job_id: job.state async for job in client.list()}
+        assert set(before.values()) >= LASTING
         pids = own.processes()
         own.kill()
     gate.touch()
@@ -35,28 +39,48 @@ async def test_two_hundred_jobs_in_every_state_survive_a_sigkill(
 
 
 async def _jobs_in_every_state(client: AsyncClient, gate: Path) -> list[JobHandle]:
-    """SUCCEEDED, CANCELLED, FAILED, RUNNING, CANCELLING, RETRYING, SCHEDULED, QUEUED."""
-    done = [await client.submit("echo", {"n": n}) for n in range(20)]
-    failed = [await client.submit("failing", {"permanent": True}) for _ in range(5)]
-    for handle in (*done, *failed):
-        await handle.wait(60)
+    """Every state that lasts: not LEASED, and BLOCKED has no way in yet."""
+    ended = await _ended_jobs(client)
     await client.pause_queue("held", "they wait")
-    soon = datetime.now(UTC) + timedelta(seconds=20)
+    soon = datetime.now(UTC) + timedelta(seconds=15)
     scheduled = [await client.submit("echo", {"n": n}, schedule_time=soon) for n in range(15)]
-    running = [await client.submit("gate", {"path": str(gate)}) for _ in range(10)]
-    retrying = [await client.submit("failing", {"times": 2}) for _ in range(10)]
+    stubborn = await client.submit(
+        "stubborn", {"path": str(gate.with_name("pids"))}, timeouts=Timeouts(cancel_grace=600)
+    )
+    retrying = [
+        await client.submit("failing", {"times": 1}, retry=Retry(3, initial_backoff=15))
+        for _ in range(10)
+    ]
     queued = [await client.submit("echo", {"n": n}, queue="held") for n in range(20)]
     for handle in queued[:5]:
         await handle.cancel("not this one")
-    missing = JOBS - 80
+    known = [*ended, *scheduled, stubborn, *retrying, *queued]
     rest = await client.submit_many(
-        job_pb2.JobSpec(task="gate", payload=f'{{"path": "{gate}"}}') for _ in range(missing)
+        job_pb2.JobSpec(task="gate", payload=f'{{"path": "{gate}"}}')
+        for _ in range(JOBS - len(known))
     )
+    await _until_counted(client, "state = RUNNING", 10)
+    await _until_counted(client, "state = RETRYING", 10)
+    await stubborn.cancel("in the middle")
+    return [*known, *rest]
+
+
+async def _ended_jobs(client: AsyncClient) -> list[JobHandle]:
+    done = [await client.submit("echo", {"n": n}) for n in range(20)]
+    failed = [await client.submit("failing", {"permanent": True}) for _ in range(5)]
+    dead = [await client.submit("failing", {"times": 9}) for _ in range(3)]
+    late = Timeouts(queue=0.1)
+    await client.pause_queue("small", "they expire")
+    expired = [await client.submit("echo", {}, queue="small", timeouts=late) for _ in range(3)]
+    for handle in (*done, *failed, *dead, *expired):
+        await handle.wait(60)
+    return [*done, *failed, *dead, *expired]
+
+
+async def _until_counted(client: AsyncClient, wanted: str, count: int) -> None:
     async with asyncio.timeout(60):
-        while Counter([job.state async for job in client.list("state = RUNNING")]).total() < 10:
+        while len([job async for job in client.list(wanted)]) < count:
             await asyncio.sleep(0.05)
-    await running[0].cancel("in the middle")
-    return [*done, *failed, *scheduled, *running, *retrying, *queued, *rest]
 
 
 async def _all_ended_well(
@@ -64,13 +88,7 @@ async def _all_ended_well(
 ) -> None:
     async with asyncio.timeout(100):
         await client.resume_queue("held")
-        while jobs := [
-            job
-            async for job in client.list(
-                "state:(QUEUED, LEASED, RUNNING, RETRYING, SCHEDULED, CANCELLING)"
-            )
-        ]:
-            assert jobs
+        while [job async for job in client.list(UNFINISHED)]:
             await asyncio.sleep(0.2)
     after = {job.job_id: job.state async for job in client.list()}
     assert set(after) == {handle.id for handle in handles}
@@ -78,9 +96,11 @@ async def _all_ended_well(
     ended = {i: s for i, s in before.items() if s >= job_pb2.JOB_STATE_SUCCEEDED}
     assert {i: after[i] for i in ended} == ended, "a terminal state changed"
     assert Counter(after.values()) == {
-        job_pb2.JOB_STATE_SUCCEEDED: JOBS - 11,
+        job_pb2.JOB_STATE_SUCCEEDED: JOBS - 17,
         job_pb2.JOB_STATE_FAILED: 5,
         job_pb2.JOB_STATE_CANCELLED: 6,
+        job_pb2.JOB_STATE_EXPIRED: 3,
+        job_pb2.JOB_STATE_DEAD_LETTERED: 3,
     }
 
 

@@ -43,11 +43,11 @@ def test_descendants_are_found_across_sessions() -> None:
 
 
 def test_strays_are_ended_by_their_mark_and_others_are_not(tmp_path: Path) -> None:
-    marked, stray = _start("", LONGSHORE_DATA=str(tmp_path))
-    other, bystander = _start("", LONGSHORE_DATA=f"{tmp_path}-else")
+    marked, stray = _start("", OWNED_BY_LONGSHORE=str(tmp_path))
+    other, bystander = _start("", OWNED_BY_LONGSHORE=f"{tmp_path}-else")
     try:
         assert marked.wait(10) == other.wait(10) == 0
-        assert end_strays(f"LONGSHORE_DATA={tmp_path}") == 1
+        assert end_strays(f"OWNED_BY_LONGSHORE={tmp_path}") == 1
         until(lambda: not alive(stray), 5)
         assert alive(bystander)
     finally:
