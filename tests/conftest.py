@@ -1,8 +1,9 @@
-"""What all tests share: how hypothesis searches."""
+"""What all tests share: how hypothesis searches, and that Ctrl-C can be sent to children."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -13,3 +14,7 @@ settings.register_profile(
     "longshore-ci", deadline=None, derandomize=True, database=None, print_blob=True
 )
 settings.load_profile("longshore-ci" if os.environ.get("CI") else "longshore")
+
+# A pipeline may start the tests in the background, where a shell has SIGINT ignored; children would
+# inherit that, and the tests that send it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)

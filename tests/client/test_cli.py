@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 from typer.testing import CliRunner, Result
 
+from longshore.cli import columns
 from longshore.cli.app import app
 from longshore.cli.up import UpOptions
 from longshore.v1 import job_pb2
@@ -179,15 +180,49 @@ def test_unknown_ids_exit_with_3(service: FakeService, run: Run, command: str) -
 
 def test_status_of_one_tells_all(service: FakeService, run: Run) -> None:
     job = ran(service.add(queue="fast")).ended
-    job.result.artifacts["thumb.png"].uri = "file:///thumb.png"
+    thumb = job.result.artifacts["thumb.png"]
+    thumb.uri, thumb.size_bytes, thumb.sha256 = "file:///thumb.png", 2048, b"\xab" * 32
     job.attempts.add(
         number=1, worker_id="w1", devices=["H100"], failure_class=1, error={"message": "oops"}
     )
     result = run("status", "job-1")
     assert result.exit_code == 0
     assert 'result    {"ok":true}' in result.stdout
-    assert "artifact thumb.png file:///thumb.png" in result.stdout
-    assert "attempt 1 on w1 H100 TASK_ERROR: oops" in result.stdout
+    artifact = f"artifact  thumb.png (2 KiB) file:///thumb.png sha256:{'ab' * 32}"
+    assert artifact in result.stdout
+    assert "attempt   1 on w1 H100 TASK_ERROR: oops" in result.stdout
+
+
+def test_status_of_a_failed_job_shows_where_it_failed(service: FakeService, run: Run) -> None:
+    info = rpc.DebugInfo(stack_entries=["Traceback:", '  File "t.py", line 1', "ValueError: no"])
+    status = status_pb2.Status(message="no")
+    status.details.add().Pack(rpc.ErrorInfo(reason="VALUE_ERROR"))
+    status.details.add().Pack(info)
+    service.add().end(job_pb2.JOB_STATE_DEAD_LETTERED, error=status)
+    lines = run("status", "job-1").stdout.splitlines()
+    assert lines[-4:] == [
+        "traceback",
+        "  Traceback:",
+        '    File "t.py", line 1',
+        "  ValueError: no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        ({"fraction": 0.4, "phase": "decode", "message": "cropped"}, "40% decode: cropped"),
+        ({"fraction": 1.0, "phase": "done", "message": "done"}, "100% done"),
+        ({"fraction": 0.14, "message": "2.8 of 20.0 s", "completed": 84, "unit": "frames"},
+         "14% 2.8 of 20.0 s"),
+        ({"fraction": 0.4, "completed": 2000, "total": 5000, "unit": "pages", "phase": "render"},
+         "40% render: 2,000 of 5,000 pages"),
+        ({"completed": 7}, "7"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_progress_in_words(report: dict[str, Any], expected: str) -> None:
+    assert columns.progress(job_pb2.Progress(**report)) == expected
 
 
 def test_status_as_json(service: FakeService, run: Run) -> None:
@@ -294,6 +329,13 @@ def test_a_refused_request_is_one_line_and_its_fields(service: FakeService, run:
     error = json.loads(run("submit", "resize", "--json").stderr)["error"]
     assert error["type"] == "InvalidJob"
     assert error["violations"][0] == {"field": "spec.task", "description": "unknown"}
+
+
+def test_the_only_wrong_field_is_named_once(service: FakeService, run: Run) -> None:
+    bad = rpc.BadRequest(field_violations=[{"field": "spec.task", "description": "is empty"}])
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "spec.task: is empty", (bad,))
+    service.refusals["Submit"].append(refusal)
+    assert run("submit", "resize").stderr == "longshore: spec.task: is empty\n"
 
 
 def test_a_full_queue_exits_with_5(service: FakeService, run: Run) -> None:

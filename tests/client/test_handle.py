@@ -127,3 +127,20 @@ async def test_metadata_travels_with_every_call(service: FakeService) -> None:
         await client.submit("resize")
         await client.handle("job-1").result()
     assert seen == ["Bearer x"] * 2
+
+
+async def test_a_state_change_counts_also_after_progress(
+    service: FakeService, client: AsyncClient
+) -> None:
+    """Its revision is a lower bound: the server knows no count of progress for the past."""
+    history = service.add().state(job_pb2.JOB_STATE_RUNNING)
+    for step in range(5):
+        history.progress(step / 10)
+    history.state(job_pb2.JOB_STATE_CANCELLING).end(job_pb2.JOB_STATE_CANCELLED)
+    for event in history.events:
+        if event.HasField("state_change"):
+            event.revision = event.sequence
+    handle = client.handle("job-1")
+    seen = [handle.job.state async for event in handle.watch() if event.HasField("state_change")]
+    assert seen[-2:] == [job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_CANCELLED]
+    assert handle.job.state == job_pb2.JOB_STATE_CANCELLED

@@ -31,6 +31,10 @@ def test_a_client_needs_neither_pydantic_nor_the_services() -> None:
     assert loaded_after("from longshore import Client, job_spec") == {"grpc", "google.protobuf"}
 
 
+def test_up_waits_for_nothing_that_it_does_not_use() -> None:
+    assert loaded_after("import longshore.cli.app") == set()
+
+
 @pytest.mark.parametrize("name", longshore.__all__)
 def test_every_name_is_there(name: str) -> None:
     assert getattr(longshore, name).__name__ == name or name == "task"

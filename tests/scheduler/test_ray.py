@@ -37,9 +37,11 @@ async def test_jobs_run_on_ray(tmp_path: Path) -> None:
     scheduler = Scheduler(store, make_cluster(tmp_path), make_settings(sweep_interval=0.2))
     clock = Clock()
     harness = Harness(store, FakeCluster(clock.seconds), clock)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         await scheduler.start()
         await until(lambda: scheduler.ready_workers == 1, 60.0)
+        check_signals()
         await check_echo(harness)
         await check_crash(harness)
         await check_cancel(harness)
@@ -47,6 +49,13 @@ async def test_jobs_run_on_ray(tmp_path: Path) -> None:
     finally:
         await scheduler.stop(0.0)
         await store.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_signals() -> None:
+    """Ray's handler sets an alarm, which aborts a process that takes its time to stop."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.alarm(0) == 0
 
 
 async def check_echo(harness: Harness) -> None:

@@ -215,6 +215,38 @@ async def test_ranges(harness: Harness, spec: dict[str, Any], field: str) -> Non
     assert list((await invalid(harness, **spec)).fields) == [f"spec.{field}"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"fairness_key": "a\0"}, "spec.fairness_key"),
+        ({"labels": {"team\0": "x"}}, "spec.labels['team\\x00']"),
+        ({"inputs": {"a\0": job_pb2.PayloadRef(uri="file:///a")}}, "spec.inputs['a\\x00']"),
+        (
+            {"inputs": {"a": job_pb2.PayloadRef(uri="file:///a", media_type="\0")}},
+            "spec.inputs['a'].media_type",
+        ),
+        ({"resources": R(model="\0")}, "spec.resources.model"),
+        ({"resources": R(accelerator_types=["\0"])}, "spec.resources.accelerator_types[0]"),
+        ({"resources": R(custom={"a\0": 1})}, "spec.resources.custom['a\\x00']"),
+        (
+            {"retry_policy": Retry(non_retryable_reasons=["\0"])},
+            "spec.retry_policy.non_retryable_reasons[0]",
+        ),
+        ({"payload": '"\0"'}, "spec.payload"),
+    ],
+)
+async def test_no_text_may_hold_nul(harness: Harness, spec: dict[str, Any], field: str) -> None:
+    """SQLite would cut it there, Postgres would refuse it."""
+    assert list((await invalid(harness, **spec)).fields) == [field]
+
+
+async def test_no_key_may_hold_nul(harness: Harness) -> None:
+    bad = request()
+    bad.idempotency_key = bad.uniqueness.key = "a\0b"
+    refusal = await refused(harness.jobs.Submit(bad))
+    assert set(refusal.fields) == {"idempotency_key", "uniqueness.key"}
+
+
 async def test_beside_the_spec(harness: Harness) -> None:
     bad = request()
     bad.idempotency_key = "k" * 257
@@ -305,4 +337,5 @@ async def test_impossible_resources_name_the_largest_offer(harness: Harness) -> 
     violations = refusal.of(rpc.PreconditionFailure).violations
     told = {v.subject: v.description for v in violations}
     assert "24 GiB" in told["spec.resources.gpu_memory"]
+    assert refusal.message.startswith("spec.resources.gpu_memory: pool 'gpu' offers at most 24 GiB")
     assert "'cpu'" in told["spec.resources.gpu"]

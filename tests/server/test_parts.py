@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+from typing import cast
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from longshore.v1.job_service_pb2 import SubmitRequest
 from longshore_server.admission import Admission, read_items
 from longshore_server.capacity import offers, slots
 from longshore_server.catalogue import Catalogue
+from longshore_server.hub import WatchHub
 from longshore_server.ids import IdSource, is_id
 from longshore_server.overload import retry_delay
 from longshore_server.paging import make_token, read_token
@@ -26,6 +29,7 @@ from longshore_server.tasks import parse_task
 from longshore_store import model as m
 from longshore_store.needs import needs_json, parse_needs
 from longshore_store.states import JobState
+from longshore_store.store import Store
 from tests.server.harness import POOLS, echo, request
 
 CPU = needs_json(cpu_millis=1000)
@@ -188,3 +192,14 @@ def test_slots() -> None:
     assert slots(parse_needs(needs_json(cpu_millis=1000)), shape) == 4
     assert slots(parse_needs(needs_json(cpu_millis=1000, memory_bytes=50)), shape) == 2
     assert slots(parse_needs(needs_json(cpu_millis=10, custom={"nvenc": 1})), shape) == 3
+
+
+async def test_a_drain_waits_for_watches_also_where_others_have_gone_before() -> None:
+    hub = WatchHub(cast(Store, None), 10)
+    with hub.admitted():
+        pass
+    with hub.admitted():
+        drain = asyncio.create_task(hub.drain(10))
+        await asyncio.sleep(0.01)
+        assert not drain.done()
+    await drain

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
+import psutil
 import pytest
 
 from examples.make_inputs import make_video
 from longshore.sdk import Artifacts, Context, Input, Progress
 
 MakeContext = Callable[..., "Run"]
+Offspring = Callable[[], list[psutil.Process]]
 
 
 class RecordingChannel:
@@ -92,3 +94,15 @@ def ffmpeg(*words: str | Path) -> None:
     program = imageio_ffmpeg.get_ffmpeg_exe()
     quiet = ("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
     subprocess.run([program, *quiet, *map(str, words)], check=True)
+
+
+@pytest.fixture
+def offspring() -> Offspring:
+    """Answers which living processes below this one are newer than the test."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+
+    def newer() -> list[psutil.Process]:
+        found = psutil.Process().children(recursive=True)
+        return [p for p in found if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE]
+
+    return newer

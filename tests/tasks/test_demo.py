@@ -23,7 +23,7 @@ from examples.demo_service import Service, ServiceFailed
 from examples.make_inputs import make_images, make_model, make_video
 from longshore_cpu_workers.tasks import transcode
 from longshore_gpu_workers.tasks import infer
-from tests.tasks.conftest import MakeContext, Run
+from tests.tasks.conftest import MakeContext, Offspring, Run
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,9 @@ def test_size_and_hash_are_compared(tmp_path: Path, change: dict[str, Any], said
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offspring: Offspring
+) -> Iterator[Any]:
     """Starts a Service that runs other code than Longshore's."""
 
     def start(code: str) -> Service:
@@ -92,7 +94,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return Service(tmp_path / "data", tmp_path / "log", 0)
 
     yield start
-    assert [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"] == []
+    assert offspring() == []
 
 
 def test_a_process_left_behind_is_found_and_ended(stand_in: Any, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import psutil
 import pytest
 
 from examples.make_inputs import make_video
@@ -17,7 +16,7 @@ from longshore.sdk import JobCancelled, PermanentError, TaskError
 from longshore_cpu_workers.tasks import transcode
 from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
 from longshore_cpu_workers.tasks.transcoding.params import TranscodeParams, TranscodeResult
-from tests.tasks.conftest import MakeContext, Run, ffmpeg
+from tests.tasks.conftest import MakeContext, Offspring, Run, ffmpeg
 
 H264_120 = {"name": "low", "height": 120, "preset": "ultrafast"}
 
@@ -207,18 +206,24 @@ def test_what_is_no_video_is_refused(make_run: MakeContext, rubbish: Path) -> No
     assert "\n" not in str(error)
 
 
-def test_cancel_ends_ffmpeg_and_leaves_nothing(make_run: MakeContext, media: Path) -> None:
+def test_cancel_ends_ffmpeg_and_leaves_nothing(
+    make_run: MakeContext, media: Path, offspring: Offspring
+) -> None:
     long = make_video(media / "long.mp4", seconds=60, size="640x480", sound=False)
     job = make_run(video=long)
     job.channel.cancel_when = lambda report: report.phase == "transcode"
     with pytest.raises(JobCancelled):
         run(job, {"name": "a", "height": 480, "preset": "slow"}, thumbnails={"count": 50})
     assert job.files == set()
-    assert psutil.Process().children(recursive=True) == []
+    assert offspring() == []
 
 
 def test_a_program_that_ignores_the_signal_is_killed(
-    make_run: MakeContext, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeContext,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offspring: Offspring,
 ) -> None:
     stubborn = tmp_path / "ffmpeg"
     stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho progress=continue\nwhile :; do :; done\n")
@@ -231,7 +236,7 @@ def test_a_program_that_ignores_the_signal_is_killed(
         run(job, H264_120)
     assert time.monotonic() - started < 10
     assert job.files == set()
-    assert psutil.Process().children(recursive=True) == []
+    assert offspring() == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")  # noqa: PTH110

@@ -63,9 +63,24 @@ def fail_for_good(ctx: Context, params: Number) -> None:
 
 @task
 def out_of_memory(ctx: Context, params: Number) -> None:
-    if params.value:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    match params.value:
+        case 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case 2:
+            raise TaskError("the encoder ran out of memory", reason="OUT_OF_MEMORY")
+        case 3:
+            raise PermanentError("no machine has enough", reason="OUT_OF_MEMORY")
     raise MemoryError
+
+
+@task
+def writes_to_the_link(ctx: Context, params: Number) -> None:
+    texts = [b"no json\n", b'["nonsense", 1]\n', b'["done", 99]\n', b"{}\n", b"x" * (32 << 20)]
+    rest = texts[params.value]
+    link = next(fd for fd in range(3, 100) if Path(f"/proc/self/fd/{fd}").is_socket())
+    while rest:
+        rest = rest[os.write(link, rest) :]
+    time.sleep(60)
 
 
 @task

@@ -129,11 +129,31 @@ async def test_recalled_jobs_come_back_unless_they_began(one: Bench, tmp_path: P
     batch = [job(f"j{n}", "wait_for_file", {"path": str(flag)}) for n in range(20)]
     await one.assign(*batch)
     await one.started("j0")
-    await one.worker.recall([(a.job_id, a.fence) for a in batch] + [("unknown", 3)])
+    await one.worker.recall([(a.job_id, a.fence) for a in batch])
     await one.until(lambda: len(one.of(Returned)) == 19)
     flag.touch()
     assert await one.value("j0") == "found"
     assert len(one.of(Started)) == 2
+
+
+async def test_a_recall_of_what_never_came_returns_it_once(one: Bench) -> None:
+    await one.worker.recall([("lost", 3), ("lost", 3)])
+    await one.worker.recall([("lost", 3)])
+    await one.assign(job("lost", "double", fence=3))  # the recall overtook it
+    assert isinstance(await one.outcome("lost"), Returned)
+    assert await one.run(job("lost-2", "double", {"value": 2})) == one.outcomes()["lost-2"]
+    assert await one.poll(0.1) == []
+    assert [r.fence for r in one.of(Returned)] == [3]
+    assert not one.of(Started, "lost")
+
+
+async def test_a_recall_of_what_has_ended_adds_nothing(one: Bench) -> None:
+    await one.assign(job("a", "double", {"value": 2}))
+    assert await one.value("a") == 4
+    await one.worker.recall([("a", 1)])
+    assert await one.poll(0.1) == []
+    await one.assign(job("a", "double", {"value": 3}, fence=2))  # a later lease is another attempt
+    await one.until(lambda: len(one.of(Succeeded)) == 2)
 
 
 async def test_stop_returns_drains_and_leaves_nothing(one: Bench) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import Any
 
 import pytest
 
-from longshore.sdk.failures import FailureClass
+from longshore.sdk.failures import FailureClass, TaskError
+from longshore_cpu_workers.runner.failures import field_path, raised
 from longshore_cpu_workers.wire import Assignment, Failed, Needs, Returned, Started, Succeeded
 from tests.workers.harness import Bench, job
 
@@ -47,7 +49,7 @@ async def test_a_payload_that_does_not_fit_is_refused_with_paths(one: Bench) -> 
     failure = (await one.failed("a")).failure
     assert (failure.failure_class, failure.code) == (FailureClass.PERMANENT, 3)
     assert failure.reason == "INVALID_PAYLOAD"
-    assert {path for path, _ in failure.violations} == {"name", "items.1.value"}
+    assert {path for path, _ in failure.violations} == {"name", "items[1].value"}
 
 
 async def test_an_unknown_task_never_starts(one: Bench) -> None:
@@ -58,11 +60,28 @@ async def test_an_unknown_task_never_starts(one: Bench) -> None:
     assert not one.of(Started)
 
 
-@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("value", [0, 1, 2])
 async def test_memory_is_a_class_of_its_own(one: Bench, value: int) -> None:
     await one.assign(job("a", "out_of_memory", {"value": value}))
     failure = (await one.failed("a")).failure
     assert failure.failure_class is FailureClass.OUT_OF_MEMORY
+
+
+async def test_a_permanent_error_is_permanent_whatever_its_reason(one: Bench) -> None:
+    await one.assign(job("a", "out_of_memory", {"value": 3}))
+    failure = (await one.failed("a")).failure
+    assert (failure.failure_class, failure.reason) == (FailureClass.PERMANENT, "OUT_OF_MEMORY")
+
+
+def test_paths_are_written_as_the_server_writes_them() -> None:
+    assert field_path(("renditions", 0, "height")) == "renditions[0].height"
+    assert field_path((0, "a b", "ä", "c")) == '[0]["a b"]["ä"].c'
+    assert field_path(()) == ""
+
+
+def test_a_failure_holds_nothing_that_a_database_cannot_keep() -> None:
+    error = TaskError("cut\0here \ud800", reason="A\0B", metadata={"k\0": "v\0"})
+    assert "\\u0000" not in json.dumps(raised(error).plain())
 
 
 async def test_results_have_a_bound_and_are_json(one: Bench) -> None:
@@ -95,6 +114,15 @@ async def test_a_crash_is_charged_to_the_one_that_ran(
     assert failure.failure_class is FailureClass.CRASH
     assert facts in failure.metadata
     assert all(len(one.of(Started, a.job_id)) == 1 for a in batch), "an attempt began twice"
+
+
+@pytest.mark.parametrize("value", range(5))
+async def test_a_runner_that_cannot_be_understood_is_killed(one: Bench, value: int) -> None:
+    await one.assign(job("a", "writes_to_the_link", {"value": value}))
+    failure = (await one.failed("a")).failure
+    assert failure.failure_class is FailureClass.CRASH
+    await one.assign(job("b", "double", {"value": 2}))
+    assert await one.value("b") == 4
 
 
 async def test_a_repeated_assign_changes_nothing(one: Bench) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.outbox import Outbox
+from longshore_cpu_workers.runner.inputs import InputRefused, open_input
 from longshore_cpu_workers.runner.pacing import Allowance, Conflator
 from longshore_cpu_workers.wire import (
     Checkpointed,
@@ -166,13 +166,19 @@ async def test_inputs_are_checked_before_the_task_begins(one: Bench, tmp_path: P
         assert failed.seconds is None
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
-async def test_an_unreadable_input_is_named(one: Bench, tmp_path: Path) -> None:
+def test_an_unreadable_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by a double, not by the file's mode: root may read everything."""
     file = tmp_path / "x"
     file.write_text("x")
-    file.chmod(0)
-    await one.assign(job("a", "reads", inputs=(InputRef("text", file.as_uri(), 0, ""),)))
-    assert (await one.failed("a")).failure.reason == "PERMISSION_DENIED"
+
+    def refuse(self: Path, mode: str = "r") -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputRefused) as refused:
+        open_input("text", file.as_uri(), 0, "", lambda: False)
+    assert (refused.value.told.reason, refused.value.told.code) == ("PERMISSION_DENIED", 7)
+    assert str(file) in str(refused.value)
 
 
 async def test_the_outbox_merges_only_what_was_never_sent() -> None:
