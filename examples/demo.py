@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import av
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -30,6 +30,7 @@ from examples.demo_checks import CheckFailed, check_file, check_predictions, che
 from examples.demo_service import Service, ServiceFailed, real_gpus
 from examples.make_inputs import make_all
 from longshore import AsyncClient, JobHandle, LongshoreError
+from longshore.v1 import job_pb2
 
 HOME = Path("demo-data")
 DEADLINE = 180.0
@@ -102,7 +103,7 @@ async def run_jobs(
         infer = await client.submit(
             "infer", INFER, inputs={"model": model, "data": images}, labels={"demo": "yes"}
         )
-        console.print(f"accepted: transcode {transcode.id}, infer {infer.id}")
+        console.print(f"accepted: transcode {transcode.id}, infer {infer.id}", soft_wrap=True)
         with Display(console) as display:
             return await asyncio.gather(
                 _finish(transcode, display.line("transcode")),
@@ -127,11 +128,16 @@ async def _follow(handle: JobHandle, show: Show) -> None:
                 case "snapshot":
                     show(event.snapshot.job.progress.fraction, "waiting")
                 case "progress":
-                    report = event.progress
-                    detail = report.message or f"{report.completed:,} of {report.total:,}"
-                    show(report.fraction, f"{report.phase}: {detail} {report.unit}")
+                    show(event.progress.fraction, _detail(event.progress))
                 case "terminal":
                     show(1.0, "ended")
+
+
+def _detail(report: job_pb2.Progress) -> str:
+    """What a job says of itself: its message, or else how much is done."""
+    done = f"{report.completed:,} of {report.total:,} {report.unit}"
+    told = report.message or (done if report.total else "")
+    return ": ".join(dict.fromkeys(part for part in (report.phase, told) if part))
 
 
 def check(
@@ -161,11 +167,13 @@ def keep(*jobs: Finished) -> dict[str, Path]:
 
 def artifact_table(kept: dict[str, Path], found: dict[str, str]) -> Table:
     """What was made, and where it lies."""
-    table = Table(title="artifacts: size and SHA-256 as reported, contents checked")
+    folder = HOME / "artifacts"
+    table = Table(title=f"{folder}: size and SHA-256 as reported, contents checked")
     for column in ("file", "bytes", "checked"):
-        table.add_column(column, justify="right" if column == "bytes" else "left")
+        justify: JustifyMethod = "right" if column == "bytes" else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for name, path in sorted(kept.items()):
-        table.add_row(str(path), f"{path.stat().st_size:,}", found.get(name, ""))
+        table.add_row(path.name, f"{path.stat().st_size:,}", found.get(name, ""))
     return table
 
 

@@ -180,7 +180,10 @@ class JobHandle:
             self._job = event.terminal.job
         elif kind == "snapshot":
             self._job = event.snapshot.job
-        elif kind in ("state_change", "progress") and event.revision >= self._job.revision:
+        elif kind == "state_change" and event.sequence > self._job.latest_sequence:
+            # Not by revision: that of a state change is a lower bound, it counts no progress.
+            self._job = _moved_on(self._job, event)
+        elif kind == "progress" and event.revision >= self._job.revision:
             self._job = _moved_on(self._job, event)
 
 
@@ -188,7 +191,7 @@ def _moved_on(job: job_pb2.Job, event: Event) -> job_pb2.Job:
     """A copy, since the caller may hold the job as it was."""
     moved = job_pb2.Job()
     moved.CopyFrom(job)
-    moved.revision = event.revision
+    moved.revision = max(job.revision, event.revision)
     moved.latest_sequence = max(job.latest_sequence, event.sequence)
     if event.HasField("state_change"):
         moved.state = event.state_change.to_state

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import logging
 import os
 import signal
 import socket
 import subprocess
 import time
+import traceback
 from typing import Any, Protocol
 
 import orjson
@@ -22,6 +24,8 @@ from longshore_cpu_workers.spawn import Spawned
 
 Message = list[Any]
 _READ = 1 << 18
+_LONGEST_MESSAGE = 16 << 20  # a result with all its artifacts is far smaller
+_log = logging.getLogger(__name__)
 
 
 class Role(enum.Enum):
@@ -149,14 +153,21 @@ class Runner:
     def _deliver(self, data: bytes) -> None:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
+        if len(self._rest) > _LONGEST_MESSAGE:
+            self._rest = b""
+            self._distrust("it sends a message without an end")
         if lines:
             # One call into the parser for all lines: three times faster than a call for each.
             try:
-                messages = orjson.loads(b"[" + b",".join(lines) + b"]")
-            except orjson.JSONDecodeError:  # task code wrote to our socket: nothing is sure now
-                self.kill()
-                return
-            self._listener.on_messages(self, messages)
+                self._listener.on_messages(self, orjson.loads(b"[" + b",".join(lines) + b"]"))
+            except Exception as error:  # noqa: BLE001 - whatever it is, what follows is not sure
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                self._distrust(f"its messages cannot be read: {type(error).__name__}\n{frames}")
+
+    def _distrust(self, why: str) -> None:
+        """Task code wrote to our socket, it seems. Messages hold payloads: none is logged."""
+        _log.error("runner %d is killed, %s", self.pid, why)
+        self.kill()
 
     def _writable(self) -> None:
         try:

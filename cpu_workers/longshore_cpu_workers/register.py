@@ -54,9 +54,14 @@ class Register:
         if self._active.pop(key, None) is None:
             return
         self._outbox.add(report)
-        self._ended[key] = None
-        if len(self._ended) > self._remembered:
-            self._ended.popitem(last=False)
+        self._remember(key)
+
+    def disown(self, key: Key) -> None:
+        """Reports an attempt that never came as Returned, once, and takes it no more."""
+        if key in self._active or key in self._ended:
+            return
+        self._outbox.add(Returned(*key, time.monotonic()))
+        self._remember(key)
 
     def fail(
         self, attempt: Attempt, failure: Failure, *, at: float | None = None, began: bool = True
@@ -69,6 +74,11 @@ class Register:
     def give_back(self, attempt: Attempt) -> None:
         """Ends an attempt that did not begin: the scheduler has it again."""
         self.leave(attempt, Returned(*attempt.key, time.monotonic()))
+
+    def _remember(self, key: Key) -> None:
+        self._ended[key] = None
+        if len(self._ended) > self._remembered:
+            self._ended.popitem(last=False)
 
     def keep_checkpoint(self, attempt: Attempt, at: float, number: int, value: str) -> None:
         """Sends a checkpoint; an older one that was never sent is replaced by it.

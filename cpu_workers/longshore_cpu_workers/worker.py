@@ -30,7 +30,8 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 class Worker:
     """Runs attempts within a capacity. Use it inside one running event loop.
 
-    Every assignment ends in exactly one Succeeded, Failed or Returned report.
+    Every assignment ends in exactly one Succeeded, Failed or Returned report; so does every
+    recall of an attempt that was never assigned.
 
     Args:
         settings: who it is and what it may use.
@@ -88,11 +89,17 @@ class Worker:
         supervision.dispatcher.pump()
 
     async def recall(self, keys: Iterable[tuple[str, int]]) -> None:
-        """Gives back those that have not begun, as Returned; the others go on."""
+        """Gives back those that have not begun, as Returned; the others go on.
+
+        One that was never delivered is Returned too, and refused should it arrive after all. Of
+        one that has ended its outcome was reported: nothing is added.
+        """
         supervision = self._running()
-        for job_id, fence in keys:
-            if attempt := self._register.get((job_id, fence)):
+        for key in keys:
+            if attempt := self._register.get(key):
                 supervision.recall(attempt)
+            else:
+                self._register.disown(key)
 
     async def stop(self, grace: float) -> None:
         """Ends the worker; when it returns no process of a runner is left.

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -109,6 +110,7 @@ class RayCluster:
 
         threading.Thread(target=connect, name="ray-start", daemon=True).start()
         await done
+        _take_signals_back()
 
     def _connect(self, pools: Sequence[PoolSpec]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -283,6 +285,21 @@ async def _answer(method: Callable[..., Any], arguments: tuple[Any, ...], deadli
     if not done:
         raise TimeoutError(f"no answer within {deadline:.0f} s")
     return future.result()
+
+
+def _take_signals_back() -> None:
+    """Puts this process's own handlers in the place of Ray's.
+
+    Ray's prints a stack at SIGTERM, passes it on, and leaves an alarm that aborts the process
+    three seconds later: in the middle of a drain.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(signum)
+        if handler is not None:
+            signal.signal(signum, handler)
+            signal.siginterrupt(signum, False)  # as asyncio has it
 
 
 def _tell(

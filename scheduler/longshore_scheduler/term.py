@@ -80,7 +80,8 @@ class Term:
     def end(self, why: str) -> None:
         """Stops writing at once; whoever waits for `over` takes it from here."""
         if not self.over.is_set():
-            _log.warning("term %d is over: %s", self.number, why)
+            level = logging.INFO if self.stopping else logging.WARNING
+            _log.log(level, "term %d is over: %s", self.number, why)
             self.over.set()
             self.wake.set()
             self.chores.set()

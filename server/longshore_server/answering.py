@@ -55,7 +55,8 @@ def refusal_of(error: Exception, where: str) -> Refusal:
 
 
 def _unreadable(request: Undecodable) -> Refusal:
-    message = f"the request is not a valid message: {request.why}: send strings as UTF-8"
+    remedy = "send strings as UTF-8" if "UTF-8" in request.why else "use the stubs of longshore.v1"
+    message = f"the request is not a valid message: {request.why}: {remedy}"
     return Refusal(Code.INVALID_ARGUMENT, "UNREADABLE_REQUEST", cut(message))
 
 

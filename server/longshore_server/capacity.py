@@ -9,6 +9,12 @@ from longshore_store.model import PoolRecord
 from longshore_store.needs import Needs, lacking, parse_needs
 
 GIB = 1024**3
+_AMOUNTS = {
+    "cpu": "cpu_millis",
+    "memory": "memory_bytes",
+    "gpu": "gpu_millis",
+    "gpu_memory": "gpu_memory_bytes",
+}
 
 
 class Offer(NamedTuple):
@@ -35,16 +41,34 @@ def fitting(needs: Needs, offered: Iterable[Offer]) -> list[Offer]:
 
 
 def shortfalls(needs: Needs, offered: Iterable[Offer]) -> Iterator[tuple[str, str]]:
-    """For each pool: the resource that lacks, and a sentence naming its largest offer."""
-    for pool, shape in offered:
-        resource = lacking(needs, shape)
-        if resource is not None:
-            wanted, largest = amount(needs, resource), amount(shape, resource)
-            text = (
-                f"pool {pool.name!r} offers at most {largest} on one worker, not {wanted}: "
-                "ask for less, or add a pool"
-            )
-            yield resource, text
+    """For each pool: the resource that lacks, and a sentence naming its largest offer.
+
+    The pool that comes closest is the first: a refusal's message names that one.
+    """
+    short = [
+        (resource, pool, shape)
+        for pool, shape in offered
+        if (resource := lacking(needs, shape)) is not None
+    ]
+    short.sort(key=lambda one: _share(needs, one[2], one[0]), reverse=True)
+    for resource, pool, shape in short:
+        wanted, largest = amount(needs, resource), amount(shape, resource)
+        text = (
+            f"pool {pool.name!r} offers at most {largest} on one worker, not {wanted}: "
+            "ask for less, or add a pool"
+        )
+        yield resource, text
+
+
+def _share(needs: Needs, shape: Needs, resource: str) -> float:
+    """How much of what is wanted a worker has, from 0 to 1; another accelerator is half of it."""
+    if resource == "accelerator_types":
+        return 0.5 if shape.accelerators else 0.0
+    if resource in _AMOUNTS:
+        have, want = (getattr(side, _AMOUNTS[resource]) for side in (shape, needs))
+    else:
+        have, want = (dict(side.custom).get(resource, 0) for side in (shape, needs))
+    return float(have / want)
 
 
 def amount(needs: Needs, resource: str) -> str:

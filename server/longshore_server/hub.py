@@ -80,6 +80,7 @@ class WatchHub:
             for watcher in topic.watchers:
                 watcher.drain()
         if self._open:
+            self._closed.clear()  # set whenever the last watch had gone, and others came since
             try:
                 async with asyncio.timeout(timeout):
                     await self._closed.wait()

@@ -194,9 +194,14 @@ def check_schedule(time: Timestamp, at: str, now_us: int, faults: Faults) -> Non
         return
     ahead = micros(time) - now_us
     if ahead < EARLIEST:
-        faults.add(at, f"is {-ahead // DAY} days ago ({_iso(time)}); give now, or leave it out")
+        faults.add(at, f"is {_days(-ahead)} days ago ({_iso(time)}); give now, or leave it out")
     elif ahead > LATEST:
-        faults.add(at, f"is {ahead // DAY} days ahead ({_iso(time)}); give at most 366 days")
+        faults.add(at, f"is {_days(ahead)} days ahead ({_iso(time)}); give at most 366 days")
+
+
+def _days(span_us: int) -> int:
+    """Rounded up: what is over a limit of whole days never reads like the limit."""
+    return -(-span_us // DAY)
 
 
 def _iso(time: Timestamp) -> str:

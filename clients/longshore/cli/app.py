@@ -1,18 +1,19 @@
-"""The command tree and its global options."""
+"""The command tree and its global options.
+
+Commands are imported when they are called: `longshore up` does not wait for gRPC, nor for the
+display of the others.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from longshore.aio import DEFAULT_TARGET
-from longshore.cli import jobs, service
-from longshore.cli.output import Output
-from longshore.cli.session import Settings
-from longshore.cli.submit import submit
-from longshore.cli.up import up
+from longshore.cli.settings import Settings
+from longshore.cli.up import DEFAULT_LISTEN
 
 # A blank line between: help folds single line ends.
 EXIT_STATUSES = "\n\n".join(
@@ -27,12 +28,42 @@ EXIT_STATUSES = "\n\n".join(
         "130 interrupted",
     )
 )
+_COMMANDS = {
+    "up": ("up", "up"),
+    "submit": ("submit", "submit"),
+    "status": ("jobs", "status"),
+    "watch": ("jobs", "watch"),
+    "list": ("jobs", "list_"),
+    "cancel": ("jobs", "cancel"),
+    "retry": ("jobs", "retry"),
+    "queues": ("service", "queues"),
+    "pools": ("service", "pools"),
+    "workers": ("service", "workers"),
+    "tasks": ("service", "tasks"),
+}
+"""Each command's module in this package, and its name there."""
+
 _GLOBAL_VALUES = ("--target", "--timeout")
 _GLOBAL_FLAGS = ("--json",)
 
 
 class Group(TyperGroup):
     """Takes the global options behind the command too: `longshore status ID --json`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Imports the command, or gives None where there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        found = getattr(import_module(f"longshore.cli.{module}"), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False)
+            found.command(cmd_name)(function)
+        return typer.main.get_command(found)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Moves them to the front, where they are declared."""
@@ -73,23 +104,10 @@ app = typer.Typer(
 def settings(
     context: typer.Context,
     target: str = typer.Option(
-        DEFAULT_TARGET, envvar="LONGSHORE_TARGET", help="HOST:PORT of the server."
+        DEFAULT_LISTEN, envvar="LONGSHORE_TARGET", help="HOST:PORT of the server."
     ),
     json: bool = typer.Option(False, "--json", help="One JSON document a line, for programs."),
     timeout: float = typer.Option(10.0, min=0.001, help="Seconds for each call."),
 ) -> None:
     """Remembers the global options for the command."""
-    context.obj = Settings(target=target, timeout=timeout, output=Output(as_json=json))
-
-
-app.command()(up)
-app.command()(submit)
-app.command()(jobs.status)
-app.command()(jobs.watch)
-app.command("list")(jobs.list_)
-app.command()(jobs.cancel)
-app.command()(jobs.retry)
-app.add_typer(service.queues, name="queues")
-app.command()(service.pools)
-app.command()(service.workers)
-app.command()(service.tasks)
+    context.obj = Settings(target=target, timeout=timeout, json=json)

@@ -52,12 +52,19 @@ def resources(value: job_pb2.Resources) -> str:
 
 
 def progress(value: job_pb2.Progress) -> str:
-    """Such as "40 % decode: cropped"."""
+    """Such as "40% decode: cropped", or "40% decode: 2 of 5 pages" where there is no message."""
     share = f"{value.fraction:.0%}" if value.HasField("fraction") else ""
-    if not share and value.completed:
-        share = f"{value.completed}{f'/{value.total}' if value.total else ''} {value.unit}".strip()
-    what = ": ".join(part for part in (value.phase, value.message) if part)
+    phase = value.phase if value.phase != value.message else ""
+    what = ": ".join(part for part in (phase, value.message or amount(value)) if part)
     return " ".join(part for part in (share, what) if part)
+
+
+def amount(value: job_pb2.Progress) -> str:
+    """How much is done, such as "2 of 5 pages"; empty where nothing was counted."""
+    if not value.completed and not value.total:
+        return ""
+    total = f" of {value.total:,}" if value.total else ""
+    return f"{value.completed:,}{total} {value.unit}".strip()
 
 
 def _last_word(job: job_pb2.Job) -> str:
@@ -71,6 +78,11 @@ def placement(value: job_pb2.Placement) -> str:
     reasons = [reason.message or str(reason.code) for reason in value.waiting_reasons]
     ahead = [f"{value.approximate_position} ahead"] if value.approximate_position else []
     return "; ".join(ahead + reasons)
+
+
+def _rate(value: float) -> str:
+    """Three digits; an old average that has all but faded is nothing."""
+    return f"{value:.3g}" if value >= 0.001 else "0"
 
 
 def _worker_state(worker: pool_service_pb2.Worker) -> str:
@@ -94,7 +106,7 @@ QUEUE: Columns[queue_service_pb2.Queue] = (
     ("WAITING", lambda queue: str(queue.waiting)),
     ("LIMIT", lambda queue: str(queue.maximum_waiting or NONE)),
     ("ACTIVE", lambda queue: str(queue.active)),
-    ("PER SECOND", lambda queue: f"{queue.drain_rate:.3g}"),
+    ("PER SECOND", lambda queue: _rate(queue.drain_rate)),
     ("PAUSED", lambda queue: (queue.pause_reason or "yes") if queue.paused else NONE),
 )
 POOL: Columns[pool_service_pb2.Pool] = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, TypeVar
 
 import typer
+from google.rpc.error_details_pb2 import DebugInfo
 
 from longshore.aio import AsyncClient
 from longshore.cli import columns
@@ -171,20 +172,42 @@ def _show_details(output: Output, response: job_service_pb2.StatusResponse) -> N
         "age": columns.age(job.create_time),
         "error": job.error.message,
         "result": job.result.value,
-        **{f"artifact {name}": ref.uri for name, ref in sorted(job.result.artifacts.items())},
     }
     for name, value in facts.items():
         if value:
             output.line(f"{name:<9} {value}")
+    for name, ref in sorted(job.result.artifacts.items()):
+        output.line(f"{'artifact':<9} {_artifact(name, ref)}")
     for attempt in job.attempts:
-        output.line(f"attempt {attempt.number} {_attempt(attempt)}")
+        output.line(f"{'attempt':<9} {_attempt(attempt, job.error.message)}")
+    for line in _traceback(job):
+        output.line(line)
 
 
-def _attempt(attempt: job_pb2.Attempt) -> str:
+def _artifact(name: str, ref: job_pb2.PayloadRef) -> str:
+    """The name, the size, the address, and what to check the file with."""
+    digest = f" sha256:{ref.sha256.hex()}" if ref.sha256 else ""
+    return f"{name} ({columns.bytes_(ref.size_bytes)}) {ref.uri}{digest}"
+
+
+def _attempt(attempt: job_pb2.Attempt, outcome: str) -> str:
+    """Where it ran and how it failed; not in words where the job ended with the same ones."""
     failure = job_pb2.FailureClass.Name(attempt.failure_class).removeprefix("FAILURE_CLASS_")
+    why = f": {attempt.error.message}" if attempt.error.message not in ("", outcome) else ""
     parts = [
-        f"on {attempt.worker_id or 'no worker'}",
+        f"{attempt.number} on {attempt.worker_id or 'no worker'}",
         ", ".join(attempt.devices),
-        f"{failure}: {attempt.error.message}" if attempt.failure_class else "",
+        failure + why if attempt.failure_class else "",
     ]
     return " ".join(part for part in parts if part)
+
+
+def _traceback(job: job_pb2.Job) -> Iterator[str]:
+    """Where task code failed; nothing for a PermanentError, by which it says why itself."""
+    if job.attempts and job.attempts[-1].failure_class == job_pb2.FAILURE_CLASS_PERMANENT:
+        return
+    info = DebugInfo()
+    for detail in job.error.details:
+        if detail.Unpack(info):
+            yield "traceback"
+            yield from (f"  {line}" for line in "\n".join(info.stack_entries).splitlines())

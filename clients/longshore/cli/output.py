@@ -108,10 +108,13 @@ class Output:
 
 
 def violations(error: LongshoreError) -> list[tuple[str, str]]:
-    """What is wrong in particular, where the message does not say it in the same words."""
+    """What is wrong in particular; none where the message says the only one in the same words."""
     if not isinstance(error, RequestError):
         return []
-    return [(field, text) for field, text in error.violations if text != str(error)]
+    found = [(field, text) for field, text in error.violations if text != str(error)]
+    if len(found) == 1 and f"{found[0][0]}: {found[0][1]}" == str(error):
+        return []
+    return found
 
 
 def describe(error: LongshoreError) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from longshore.cli.output import Output, to_json
 from longshore.cli.session import run
 from longshore.v1 import task_service_pb2
 
-queues = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+queues = typer.Typer(
+    name="queues", add_completion=False, invoke_without_command=True, no_args_is_help=False
+)
 
 
 @queues.callback()

@@ -1,16 +1,16 @@
-"""What every command shares: the global options, a client, and exit statuses."""
+"""What every command that calls the server shares: a client, an output, and exit statuses."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import typer
 
 from longshore import errors
 from longshore.aio import AsyncClient
 from longshore.cli.output import Output
+from longshore.cli.settings import Settings
 from longshore.errors import LongshoreError
 
 INTERRUPTED = 130
@@ -21,21 +21,6 @@ _STATUSES: tuple[tuple[type[LongshoreError], int], ...] = (
     (errors.RequestError, 2),
     (LongshoreError, 4),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The options before the command.
-
-    Attributes:
-        target: host:port of the server.
-        timeout: seconds for each call.
-        output: where results and errors go.
-    """
-
-    target: str
-    timeout: float
-    output: Output
 
 
 def exit_status(error: LongshoreError) -> int:
@@ -49,15 +34,16 @@ def run(
     """Runs a command with a client and ends the process with its status; None is 0."""
     settings = context.find_object(Settings)
     assert settings is not None
+    output = Output(as_json=settings.json)
 
     async def session() -> int | None:
         async with AsyncClient(settings.target, timeout=settings.timeout) as client:
-            return await command(client, settings.output)
+            return await command(client, output)
 
     try:
         status = asyncio.run(session())
     except LongshoreError as error:
-        settings.output.error(error)
+        output.error(error)
         status = exit_status(error)
     except KeyboardInterrupt:
         status = INTERRUPTED

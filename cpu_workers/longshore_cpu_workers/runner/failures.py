@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -23,6 +25,7 @@ _DEVICE_MEMORY = re.compile(
     r"|Failed to allocate memory for requested buffer of size"
     r"|CUDA failure 2: out of memory|RESOURCE_EXHAUSTED: Out of memory|HIP out of memory",
 )
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEVICE_FAULT = re.compile(r"uncorrectable ECC error|cudaErrorECCUncorrectable|GPU is lost", re.I)
 _SECRETS = (
     (re.compile(r"(?<=://)[^\s/@:'\"]*:[^\s/@'\"]*@"), "***@"),
@@ -64,10 +67,17 @@ class Told(NamedTuple):
 
 
 def clean(value: object) -> str:
-    """Text without lone surrogates, which JSON cannot carry, and of bounded length."""
+    """Text of bounded length, without what JSON or a database cannot carry.
+
+    That is lone surrogates, and NUL, at which SQLite cuts a text and which Postgres refuses.
+    """
     text = str(value)
     text = text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
-    return text.encode("utf-8", "replace").decode()
+    return _storable(text).decode()
+
+
+def _storable(text: str) -> bytes:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
 
 
 def permanent(code: str, reason: str, message: str, **metadata: str) -> Told:
@@ -94,9 +104,18 @@ def invalid_payload(task: str, error: ValidationError) -> Told:
 def violations(error: ValidationError) -> tuple[tuple[str, str], ...]:
     """(path, what is wrong with it); the values themselves are left out."""
     errors = error.errors(include_input=False, include_url=False, include_context=False)
-    return tuple(
-        (".".join(map(str, item["loc"])), scrub(item["msg"])) for item in errors[:_MAX_VIOLATIONS]
-    )
+    return tuple((field_path(item["loc"]), scrub(item["msg"])) for item in errors[:_MAX_VIOLATIONS])
+
+
+def field_path(place: Sequence[str | int]) -> str:
+    """A path as the server writes it too: renditions[0].height"""
+    return "".join(map(_step, place)).removeprefix(".")
+
+
+def _step(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if _NAME.fullmatch(part) else f"[{json.dumps(part, ensure_ascii=False)}]"
 
 
 def raised(error: BaseException) -> Told:
@@ -115,7 +134,7 @@ def raised(error: BaseException) -> Told:
 def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
     if isinstance(error, JobCancelled):
         return FailureClass.CANCELLED, CODES["CANCELLED"], "CANCELLED"
-    if isinstance(error, MemoryError) or _DEVICE_MEMORY.search(text):
+    if _is_out_of_memory(error, text):
         return FailureClass.OUT_OF_MEMORY, CODES["RESOURCE_EXHAUSTED"], "OUT_OF_MEMORY"
     if _DEVICE_FAULT.search(text):
         return FailureClass.DEVICE_FAULT, CODES["UNAVAILABLE"], "DEVICE_FAULT"
@@ -126,6 +145,14 @@ def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
     if isinstance(error, SystemExit):
         return FailureClass.CRASH, CODES["INTERNAL"], "CRASH"
     return FailureClass.TASK_ERROR, CODES["ABORTED"], upper_snake(type(error).__name__)
+
+
+def _is_out_of_memory(error: BaseException, text: str) -> bool:
+    """True for what an allocator says, and for what task code says of a child's allocator."""
+    if isinstance(error, TaskError) and error.reason == "OUT_OF_MEMORY":
+        # Its own word counts: a PermanentError is not tried again with more memory.
+        return not isinstance(error, PermanentError)
+    return isinstance(error, MemoryError) or _DEVICE_MEMORY.search(text) is not None
 
 
 def upper_snake(name: str) -> str:
@@ -139,7 +166,7 @@ def trace(error: BaseException) -> str:
     formatted = traceback.TracebackException.from_exception(error, capture_locals=False)
     _hide_our_frames(formatted)
     text = scrub("".join(formatted.format()))
-    data = text.encode("utf-8", "replace")
+    data = _storable(text)
     if len(data) <= MAX_TRACEBACK:
         return data.decode()
     return "…\n" + data[-MAX_TRACEBACK + 4 :].decode("utf-8", "ignore")
