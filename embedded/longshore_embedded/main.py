@@ -70,10 +70,15 @@ class Supervisor:
         while True:
             began = time.monotonic()
             status = self._run_once()
-            if self._told.is_set() or status in (0, EXIT_USAGE):
-                return 0 if self._told.is_set() else status
+            if self._told.is_set():
+                return self._ended(status)
+            if status in (0, EXIT_USAGE):
+                return status
             self._failures = 0 if time.monotonic() - began > STEADY_AFTER else self._failures + 1
-            self._announce(status)
+            print(
+                f"longshore up: the service died ({_how(status)}); starting it again",
+                file=sys.stderr,
+            )
             if self._told.wait(min(LONGEST_BACKOFF, 0.1 * 2**self._failures)):
                 return 0
 
@@ -113,9 +118,17 @@ class Supervisor:
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
-    def _announce(self, status: int) -> None:
-        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        print(f"longshore up: the service died ({how}); starting it again", file=sys.stderr)
+    def _ended(self, status: int) -> int:
+        """The exit status of a stop: 0 only where the service ended in order, or had no time to
+        begin."""
+        if status in (0, -signal.SIGTERM):
+            return 0
+        print(f"longshore up: the service did not end in order ({_how(status)})", file=sys.stderr)
+        return 1
+
+
+def _how(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 def _packed(options: UpOptions) -> str:

@@ -90,6 +90,9 @@ class Service:
 
     def stop(self) -> None:
         """Asks for an orderly end."""
+        # While Ray starts, its own handler of SIGTERM is in place too; it leaves an alarm that
+        # would abort this process in the middle of the drain.
+        signal.alarm(0)
         self._stop.set()
 
     async def _open_store(self, stack: AsyncExitStack) -> SqlStore:

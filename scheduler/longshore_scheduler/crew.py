@@ -77,7 +77,16 @@ class Crew:
         for worker_id, pairs in recalls.items():
             self.tell(worker_id, term.cluster.recall(worker_id, pairs))
         await self.release_orphans(orphans)
+        await self._forget_the_vanished()
         return len(orphans)
+
+    async def _forget_the_vanished(self) -> None:
+        """Workers that only the store still knows of are none."""
+        term = self._term
+        known = await term.insist(term.store.list_workers)
+        vanished = [w.id for w in known if w.id not in term.roster.workers]
+        if vanished:
+            await term.insist(lambda: term.store.remove_workers(vanished))
 
     async def release_orphans(self, attempts: Sequence[ActiveAttempt]) -> None:
         """Releases attempts that the store counts as held and no worker has."""
@@ -200,6 +209,10 @@ class Crew:
             worker = self._term.roster.workers.get(worker_id)
             if worker is not None:
                 await self.lose(worker, str(error) or "it did not take an assignment")
+        except Exception:  # noqa: BLE001 - the worker lives, and has taken nothing of this call
+            _log.exception("worker %s refused an assignment", worker_id)
+            held = (self._term.roster.held.get(a.job_id) for a in assignments)
+            await self.give_up([h for h in held if h is not None])
 
     def tell(self, worker_id: str, call: Awaitable[None]) -> None:
         """Sends an order that the sweep repeats while it is due; nobody waits for it."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
 from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.ray_head import LocalHead
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,43 +89,43 @@ class RayCluster:
         self._actor_class: Any = None
         self._actors: dict[str, Any] = {}
         self._temporary: str | None = None
-        self._released = threading.Event()
+        self._head: LocalHead | None = None
 
     async def start(self, pools: Sequence[PoolSpec]) -> None:
-        """Imports Ray and connects, in a thread: both take seconds, and cannot be cut short.
+        """Starts a local cluster if need be, and connects to it.
 
-        So it is a daemon: a process that is told to stop meanwhile does not wait for it.
+        Connecting takes a second and cannot be cut short, so its thread is a daemon: a process
+        that is told to stop meanwhile does not wait for it.
         """
+        if self._address is None:
+            self._head = self._head or await LocalHead.start(self._local(pools))
+        address = self._address or (self._head.address if self._head else "")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
         def connect() -> None:
             try:
-                self._connect(pools)
+                self._connect(address)
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 _tell(loop, done, error)
             else:
                 _tell(loop, done, None)
-                # Ray's processes are told to die with the thread that started them.
-                self._released.wait()
 
-        threading.Thread(target=connect, name="ray-start", daemon=True).start()
+        threading.Thread(target=connect, name="ray-connect", daemon=True).start()
         await done
         _take_signals_back()
 
-    def _connect(self, pools: Sequence[PoolSpec]) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    def _connect(self, address: str) -> None:
         import ray  # noqa: PLC0415 - see the top
 
         from longshore_cpu_workers.actor import WorkerActor  # noqa: PLC0415 - imports Ray
 
-        options = self._local(pools) if self._address is None else {"address": self._address}
         ray.init(
+            address=address,
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
-            **options,
         )
         self._ray, self._actor_class = ray, WorkerActor
 
@@ -242,7 +243,9 @@ class RayCluster:
         if self._ray is not None:
             await asyncio.to_thread(self._ray.shutdown)
             self._ray = None
-        self._released.set()
+        if self._head is not None:
+            await self._head.stop()
+            self._head = None
         if self._temporary is not None:
             await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
 

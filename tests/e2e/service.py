@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,6 +107,22 @@ class Service:
         self.process.kill()
         os.kill(service, signal.SIGKILL)
         self.process.wait(10)
+
+
+def gone(pids: Iterable[int], deadline: float) -> None:
+    """Waits until none of the processes lives; fails with the commands of those that do."""
+    end = time.monotonic() + deadline
+    while left := [_command(pid) for pid in pids if alive(pid)]:
+        assert time.monotonic() < end, f"still there after {deadline} s: {left}"
+        time.sleep(0.02)
+
+
+def _command(pid: int) -> str:
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        text = "just gone"
+    return f"{pid} {text[:120]}"
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longshore import AsyncClient, JobWasCancelled
-from tests.e2e.service import alive, until
+from tests.e2e.service import alive, gone, until
 
 
 async def test_a_task_that_ignores_cancel_is_gone_within_its_grace_with_its_children(
@@ -24,7 +24,7 @@ async def test_a_task_that_ignores_cancel_is_gone_within_its_grace_with_its_chil
         await handle.result(timeout=30)
     # 0.5 s of the task's own grace, 2 s from TERM to KILL, and the ways between.
     assert time.monotonic() - began < 10
-    until(lambda: not any(map(alive, pids)), 5)
+    gone(pids, 5)
 
 
 async def _pids(handle: object, file: Path) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longshore import AsyncClient, JobHandle, Retry, Timeouts
 from longshore.v1 import job_pb2
-from tests.e2e.service import Service, alive, until
+from tests.e2e.service import Service, gone, until
 
 JOBS = 200
 UNFINISHED = "state:(QUEUED, LEASED, RUNNING, RETRYING, SCHEDULED, CANCELLING)"
@@ -33,9 +33,10 @@ async def test_two_hundred_jobs_in_every_state_survive_a_sigkill(
         own.kill()
     gate.touch()
     own.start(own.target)
-    until(lambda: not any(map(alive, pids)), 10)
+    gone(pids, 10)
     async with AsyncClient(own.target) as client:
         await _all_ended_well(client, handles, before)
+        assert len(await client.workers()) == 2, "the dead ones are forgotten"
 
 
 async def _jobs_in_every_state(client: AsyncClient, gate: Path) -> list[JobHandle]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longshore import AsyncClient
-from tests.e2e.service import LONGSHORE, Service, alive, until
+from tests.e2e.service import LONGSHORE, Service, gone
 
 
 def _refused(*options: str | Path) -> str:
@@ -27,16 +27,19 @@ async def test_sigterm_finishes_what_runs_hands_back_what_waits_and_leaves_no_pr
     own.start()
     async with AsyncClient(own.target) as client:
         await (await client.submit("echo", {})).result(timeout=60)
-        running = await client.submit("steps", {"count": 10, "pause": 0.1})
+        # Longer than the three seconds after which Ray's handler of SIGTERM used to abort.
+        running = await client.submit("steps", {"count": 50, "pause": 0.1})
         async for event in running.watch():
             if event.HasField("progress"):
                 break
     pids = own.processes()
     assert own.stop() == 0
-    until(lambda: not any(map(alive, pids)), 5)
+    gone(pids, 5)
     own.start()
     async with AsyncClient(own.target) as client:
-        assert await (await client.get(running.id)).result(timeout=60) == 10
+        job = await (await client.get(running.id)).wait(60)
+    assert job.result.value == "50"
+    assert len(job.attempts) == 1, "it was to finish within the grace"
 
 
 def test_a_second_service_on_the_data_gets_one_clear_line(shared: Service) -> None:

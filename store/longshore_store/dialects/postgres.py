@@ -44,6 +44,7 @@ class PostgresDialect(Built):
             "connect_args": {"command_timeout": 15, "timeout": 5, "server_settings": _PLANNING},
             "pool_pre_ping": True,
             "pool_timeout": 5,
+            "hide_parameters": True,  # they are callers' data, and errors go to logs
         }
         self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
         self._reader = create_async_engine(

@@ -116,7 +116,9 @@ class ThreadConnection:
         self._savepoints = 0
         # For statements that are built for one call. Transactions are none of its business, and
         # it is made now, since SQLAlchemy's first connect must not fall into one.
-        self._engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+        self._engine = create_engine(
+            "sqlite://", creator=lambda: raw, poolclass=StaticPool, hide_parameters=True
+        )
         self._plain = self._engine.connect()
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
