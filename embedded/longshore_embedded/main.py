@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -43,7 +44,14 @@ STEADY_AFTER = 60.0
 
 
 def run(options: UpOptions) -> int:
-    """Runs the service until SIGTERM or SIGINT. Returns the exit status of the command."""
+    """Runs the service until SIGTERM or SIGINT. Returns the exit status of the command.
+
+    Raises:
+        ImportError: an extra is missing; a service without it would die at every start.
+    """
+    for name in ("ray", "sqlalchemy", "psutil"):
+        if find_spec(name) is None:
+            raise ImportError(f"no module named {name!r}", name=name)
     try:
         check_address(options.listen, insecure=options.insecure)
         options.data.mkdir(parents=True, exist_ok=True)
