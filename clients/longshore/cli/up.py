@@ -66,10 +66,10 @@ def up(
 def _run(options: UpOptions) -> int:
     try:
         embedded = importlib.import_module("longshore_embedded.main")
+        return int(embedded.run(options))
     except ImportError as error:
         typer.echo(
             f"`longshore up` needs more than the client ({error}): pip install 'longshore[all]'",
             err=True,
         )
         return 2
-    return int(embedded.run(options))
