@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from longshore.sdk.failures import FailureClass
 from longshore_store import states
 from longshore_store.committer import Transaction, Write, rows_of
+from longshore_store.dead_letters import count_failures
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, add_counts, number, writer
 from longshore_store.model import Leased, Setback
@@ -197,6 +198,8 @@ class Ending:
         self._keep_failure = (
             self._edge.keep_result("failure_json") if transition.target in states.TERMINAL else None
         )
+        fails = transition in (states.FAIL, states.DEAD_LETTER)
+        self._count_failures = count_failures(dialect, r) if fails else None
 
     async def apply(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its stale ids."""
@@ -205,6 +208,8 @@ class Ending:
         await tx.connection.execute(self._keep_attempt, {**marks, "p_now": tx.now_us})
         if self._keep_failure is not None:
             await tx.connection.execute(self._keep_failure, marks)
+        if self._count_failures is not None:
+            await tx.connection.execute(self._count_failures, marks)
 
 
 async def settle(

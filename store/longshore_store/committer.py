@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from longshore_store.dialects import Connection, Dialect
-from longshore_store.model import StoreUnavailable
+from longshore_store.model import StoreFull, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -225,7 +225,14 @@ def _outward(error: Exception) -> Exception:
 
 def unavailable(error: Exception) -> Exception:
     """StoreUnavailable where the database is away, slow or full; else the error itself."""
+    if _is_full(error):
+        return StoreFull(_summary(error))
     return StoreUnavailable(_summary(error)) if _is_outage(error) else error
+
+
+def _is_full(error: BaseException) -> bool:
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return name in _FULL_NAMES or _sqlstate(error) == _FULL_STATE
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -249,9 +256,13 @@ def _sqlstate(error: BaseException) -> str:
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
-# Connection, serialization and deadlock, resources, operator intervention, input and output; a
-# server that became a read-only standby; a lock that was not given in time.
-_OUTAGE_STATES = ("08", "40", "53", "57", "58", "25006", "55P03")
+# Connection, credentials, no such database, serialization and deadlock, resources, operator
+# intervention, input and output; a server that became a read-only standby; a lock that was not
+# given in time.
+_OUTAGE_STATES = ("08", "28", "3D", "40", "53", "57", "58", "25006", "55P03")
+# A write that the kernel refuses for another reason than no space: a quota, or a limit of files.
+_FULL_NAMES = ("SQLITE_FULL", "SQLITE_IOERR_WRITE")
+_FULL_STATE = "53100"
 # Of databases that give no state.
 _OUTAGE_SIGNS = (
     "disk is full",

@@ -21,6 +21,7 @@ from longshore_store.model import (
     TaskRecord,
     WorkerRecord,
 )
+from longshore_store.orders import WorkerOrder
 from longshore_store.states import RUNNABLE, JobState
 from longshore_store.tables import job_specs, jobs, pools, queue_counts, queues, tasks, workers
 
@@ -98,6 +99,10 @@ class DispatchReads:
     async def workers(self, connection: Connection) -> list[WorkerRecord]:
         """The workers."""
         return [WorkerRecord(*row) for row in await self._rows(connection, _workers)]
+
+    async def worker_orders(self, connection: Connection) -> list[WorkerOrder]:
+        """Workers of which something was ordered."""
+        return [WorkerOrder(*row) for row in await self._rows(connection, _orders)]
 
 
 def _lanes() -> Select[Any]:
@@ -182,7 +187,16 @@ def _pools() -> Select[Any]:
 
 
 def _workers() -> Select[Any]:
-    return select(*workers.c).order_by(workers.c.id)
+    return select(*(workers.c[name] for name in WorkerRecord._fields)).order_by(workers.c.id)
+
+
+def _orders() -> Select[Any]:
+    c = workers.c
+    return (
+        select(c.id, c.ordered, c.drain_until_us, c.drain_finished, c.drain_released)
+        .where(c.ordered != number(0))
+        .order_by(c.id)
+    )
 
 
 def _active(row: Row) -> ActiveAttempt:

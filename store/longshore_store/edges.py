@@ -80,6 +80,7 @@ class Edge:
         values: what else the UPDATE sets, given the rowset's columns.
         guard: what else must be true of the job.
         counted: False where the caller moves the counters of the queues itself.
+        body: of the event; by default the `failure_json` of a row that has one.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class Edge:
         fenced: bool = True,
         guard: ColumnElement[bool] | None = None,
         counted: bool = True,
+        body: ColumnElement[str] | None = None,
     ) -> None:
         self.transition = transition
         self._dialect = dialect
         self.rows = rows or dialect.rowset("r", columns)
         self._columns = columns
+        self._body = body
         self._ends = "started_us" in columns and transition.target != JobState.RUNNING
         self._moves = counted and not _same_kind(transition)
         self._fenced = fenced
@@ -154,7 +157,9 @@ class Edge:
             )
         reason = r.reason if "reason" in self._columns else bindparam("p_reason", type_=Text)
         due = jobs.c.due_us if self.transition.target == JobState.RETRYING else NO_NUMBER
-        body = r.failure_json if "failure_json" in self._columns else NO_TEXT
+        body = self._body
+        if body is None:
+            body = r.failure_json if "failure_json" in self._columns else NO_TEXT
         query = self._marked(
             jobs.c.id, jobs.c.sequence, NOW, jobs.c.number, _STATE_EVENT, from_state,
             jobs.c.state, reason, due, body,

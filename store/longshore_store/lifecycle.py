@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, and_, bindparam, delete, false, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    false,
+    select,
+    update,
+)
 
 from longshore.sdk.failures import CODES, FailureClass
 from longshore_store import states
@@ -15,7 +26,14 @@ from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
 from longshore_store.failure import FailureRecord
 from longshore_store.states import JobState
-from longshore_store.tables import attempts, job_checkpoints, job_progress, job_results, jobs
+from longshore_store.tables import (
+    attempts,
+    job_checkpoints,
+    job_progress,
+    job_results,
+    jobs,
+    unique_claims,
+)
 
 _ENDED: dict[str, Kind] = {"id": "text", "failure_json": "text"}
 
@@ -126,14 +144,27 @@ def _expiry(unstarted: bool) -> str:
 
 
 class RerunWrites:
-    """retry_jobs: a terminal job becomes a new run, with its history kept."""
+    """retry_jobs, and the jobs of a redrive: a new run begins, with the history kept.
 
-    def __init__(self, dialect: Dialect) -> None:
+    A uniqueness claim that a job held while active is its again once it runs: the claim names it
+    until another job takes it over, and who did may be active beside it.
+
+    Args:
+        transition: which edge it is.
+        guard: what else must be true of the job.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        transition: states.Transition = states.RERUN,
+        guard: ColumnElement[bool] | None = None,
+    ) -> None:
         self._dialect = dialect
         c = jobs.c
         nothing = {name: number(0) for name in ("attempts", "crashes", "ooms", "interruptions")}
-        self._edge = Edge(
-            dialect, states.RERUN, {"id": "text"},
+        self.edge = Edge(
+            dialect, transition, {"id": "text"},
             {
                 **nothing,
                 "run": c.run + 1,
@@ -144,18 +175,48 @@ class RerunWrites:
                 "ended_us": NO_NUMBER,
                 "cancel_force": false(),
             },
-            fenced=False,
+            fenced=False, guard=guard, body=bindparam("p_body", type_=Text),
         )  # fmt: skip
 
     async def retry_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its stale ids."""
         for write in writes:
-            rows = [(job_id,) for job_id in dict.fromkeys(write.rows)]
-            await self._save_successes(tx, rows)
-            changed, marks = await self._edge.apply(tx, rows)
-            done = {r[0] for r in await self._edge.marked(tx, marks, jobs.c.id)} if changed else ()
-            await self._forget(tx, [(job_id,) for job_id in done])
+            body = json.dumps({"actor": write.options["actor"], "reason": write.options["reason"]})
+            done, _ = await self.rerun(tx, list(dict.fromkeys(write.rows)), body)
             write.answer = [job_id for job_id in write.rows if job_id not in done]
+
+    async def rerun(
+        self, tx: Transaction, job_ids: Sequence[str], body: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[set[str], dict[str, Any]]:  # fmt: skip
+        """Queues those that the guard holds for; `body` goes with their events.
+
+        Returns:
+            The ids of those, and parameters under which `edge.marked()` finds them.
+        """
+        rows = [(job_id,) for job_id in job_ids]
+        await self._lock(tx, rows)
+        if JobState.SUCCEEDED in self.edge.transition.sources:
+            await self._save_successes(tx, rows)
+        changed, marks = await self.edge.apply(tx, rows, {**(options or {}), "p_body": body})
+        if not changed:
+            return set(), marks
+        done = {row[0] for row in await self.edge.marked(tx, marks, jobs.c.id)}
+        await self._forget(tx, [(job_id,) for job_id in done])
+        return done, marks
+
+    async def _lock(self, tx: Transaction, rows: Sequence[Row]) -> None:
+        """Makes a submission wait that is about to take over the claim of one of the jobs, or
+        waits for it; and keeps a deletion from the jobs while their last attempt is saved."""
+        if self._dialect.exclusive:
+            return
+        r = self._dialect.rowset("l", {"id": "text"})
+        ids, params = select(r.c.id), r.params(rows)
+        claim = unique_claims.c
+        claims = select(claim.key).where(claim.job_id.in_(ids)).order_by(claim.job_id, claim.key)
+        await self._dialect.rows(tx.connection, claims.with_for_update(), params)
+        found = select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
+        await self._dialect.rows(tx.connection, found.with_for_update(of=jobs), params)
 
     async def _save_successes(self, tx: Transaction, rows: Sequence[Row]) -> None:
         """The last attempt of a succeeded job is on its row alone, which the new run reuses."""

@@ -112,6 +112,14 @@ class StoreUnavailable(Exception):
     """The database cannot be reached or did not answer in time; the write may be tried again."""
 
 
+class StoreFull(StoreUnavailable):
+    """The disk of the database takes no more; nothing was written, and reading goes on."""
+
+
+class StoreMismatch(Exception):
+    """The database has another schema, or is another deployment's; it was not touched."""
+
+
 # --- what the scheduler writes and reads -------------------------------------------------------
 
 

@@ -68,11 +68,16 @@ class JobReads:
 
     async def page(self, connection: Connection, wanted: JobQuery, full: bool) -> list[JobRecord]:
         """One page, in order."""
-        query = select(*_columns(full)).select_from(_SOURCE)
-        for condition in _conditions(wanted):
-            query = query.where(condition)
         order = jobs.c.id.desc() if wanted.descending else jobs.c.id
-        rows = await self._dialect.rows(connection, query.order_by(order).limit(wanted.limit), {})
+        return await self.chosen(connection, _conditions(wanted), order, wanted.limit, full)
+
+    async def chosen(
+        self, connection: Connection, conditions: Sequence[ColumnElement[bool]],
+        order: ColumnElement[Any], limit: int, full: bool,
+    ) -> list[JobRecord]:  # fmt: skip
+        """The first jobs, in order, that meet the conditions on `jobs`."""
+        query = select(*_columns(full)).select_from(_SOURCE).where(*conditions)
+        rows = await self._dialect.rows(connection, query.order_by(order).limit(limit), {})
         return await self._records(connection, rows, full)
 
     async def _records(

@@ -65,12 +65,15 @@ class PoolSettings(_Section):
 class SchedulerSettings(_Section):
     """The clocks of scheduling, in seconds, and its bounds.
 
-    lease: silence of a worker before its attempts are released. term: how long leadership lasts
-    unrenewed. prefetch: the extra wait that handing work ahead may cost.
+    lease: silence of a worker before its attempts are released. abandon: how long a worker that
+    no scheduler asks for news goes on before its processes are ended; longer than a lease and
+    than a scheduler is away in a deploy. term: how long leadership lasts unrenewed.
+    prefetch: the extra wait that handing work ahead may cost.
     maximum_prefetch: jobs handed ahead to one worker.
     """
 
     lease: float = Field(30.0, ge=1, le=3600)
+    abandon: float = Field(120.0, ge=1, le=86400)
     term: float = Field(10.0, ge=1, le=300)
     sweep_interval: float = Field(1.0, ge=0.05, le=60)
     prefetch: float = Field(0.02, ge=0, le=10)
@@ -88,17 +91,47 @@ class ServerSettings(_Section):
     maximum_watches: int = Field(10_000, ge=1)
     watch_buffer: int = Field(256, ge=8, le=65_536)
     slow_reader_timeout: float = Field(10.0, gt=0, le=600)
-    retention_days: float = Field(7.0, gt=0)
+
+
+class RetentionSettings(_Section):
+    """How many days what has ended is kept, by how it ended; and what is kept shorter.
+
+    logs: log lines of ended jobs, and with them the state changes before the last line, so that
+    the events that stay are dense; attempts and the outcome stay as long as the job.
+    batch: jobs deleted in one transaction, at most.
+    """
+
+    succeeded: float = Field(7.0, gt=0)
+    failed: float = Field(14.0, gt=0)
+    cancelled: float = Field(7.0, gt=0)
+    expired: float = Field(7.0, gt=0)
+    dead_lettered: float = Field(30.0, gt=0)
+    logs: float = Field(7.0, gt=0)
+    batch: int = Field(500, ge=1, le=10_000)
 
 
 class Settings(_Section):
-    """A whole deployment."""
+    """A whole deployment.
 
+    cluster: its name; what shares a database or a Ray cluster with another one is told apart.
+    """
+
+    cluster: Name = "longshore"
     queues: dict[Name, QueueSettings] = Field(default_factory=lambda: {"default": QueueSettings()})
     pools: dict[Name, PoolSettings] = Field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     scheduler: SchedulerSettings = SchedulerSettings()
     server: ServerSettings = ServerSettings()
+    retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="after")
+    def _abandoned_after_the_lease(self) -> Settings:
+        if self.scheduler.abandon <= self.scheduler.lease:
+            raise ValueError(
+                f"scheduler.abandon {self.scheduler.abandon:g} must be above scheduler.lease"
+                f" {self.scheduler.lease:g}: a worker may not give up what is still its own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _overflow_ends(self) -> Settings:

@@ -12,39 +12,50 @@ from sqlalchemy.exc import SQLAlchemyError
 from longshore_store import model as m
 from longshore_store.attempts import AttemptWrites
 from longshore_store.committer import Committer, Transaction, Write, unavailable
-from longshore_store.dialects import Connection, Work, make_dialect
+from longshore_store.dead_letters import DeadLetterReads, DeadLetterWrites
+from longshore_store.dialects import Work, make_dialect
 from longshore_store.dispatch import DispatchReads
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
-from longshore_store.migrations import migrate
+from longshore_store.opening import open_database
+from longshore_store.orders import DrainUpdate, WorkerOrder
 from longshore_store.reads import JobReads
+from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
+from longshore_store.redrives import RedriveReads, RedriveWrites
 from longshore_store.store import Listener, Stale
 from longshore_store.submit import SubmitWrites
 from longshore_store.topology import TopologyWrites
+from longshore_store.upkeep import Upkeep, upkeep_handlers
 
 Handler = Callable[[Transaction, list[Write]], Any]
 T = TypeVar("T")
 READ_DEADLINE = 20.0
 
 
-class SqlStore:
+class SqlStore(Upkeep):
     """The durable state, in one database.
 
     Args:
         url: sqlite:///PATH or postgresql://...
         clock: microseconds since the epoch; by default the database's time, carried on by this
             process's monotonic clock, so that a wall clock that jumps expires nothing.
+        cluster: the deployment that the database has to be of; None does not look.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, url: str, *, clock: Callable[[], int] | None = None, cluster: str | None = None
+    ) -> None:
         self._dialect = make_dialect(url)
         self._clock = clock
+        self._cluster = cluster
         self._offset_us = 0
         self._last_us = 0
         self._listeners: list[Listener] = []
         self._leadership = LeadershipWrites(self._dialect)
         self._handlers = self._make_handlers()
         self._jobs = JobReads(self._dialect)
+        self._letters = DeadLetterReads(self._dialect, self._jobs)
+        self._redrives = RedriveReads(self._dialect)
         self._dispatch = DispatchReads(self._dialect)
         self._committer: Committer | None = None
         self._closed = False
@@ -54,6 +65,7 @@ class SqlStore:
         the terminal event of a job is its last."""
         d = self._dialect
         attempts, topology = AttemptWrites(d), TopologyWrites(d)
+        letters, redrives = DeadLetterWrites(d), RedriveWrites(d)
         cancel, clock, rerun, submit = (
             CancelWrites(d),
             ClockWrites(d),
@@ -69,6 +81,9 @@ class SqlStore:
             "cancel_jobs": cancel.cancel_jobs,
             "promote_jobs": clock.promote_jobs,
             "expire_jobs": clock.expire_jobs,
+            "create_redrive": redrives.create_redrive,
+            "stop_redrive": redrives.stop_redrive,
+            "advance_redrive": redrives.advance_redrive,
             "lease_jobs": attempts.lease_jobs,
             "start_attempts": attempts.start_attempts,
             "record_progress": attempts.record,
@@ -81,37 +96,38 @@ class SqlStore:
             "release_attempts": attempts.end_attempts,
             "expire_attempts": attempts.end_attempts,
             "confirm_cancels": attempts.confirm_cancels,
+            "purge_dead_letters": letters.purge_dead_letters,
             "declare_queues": topology.declare_queues,
             "steer_queue": topology.steer_queue,
             "publish_tasks": topology.publish_tasks,
             "publish_pools": topology.publish_pools,
             "record_workers": topology.record_workers,
+            "order_workers": topology.order_workers,
+            "record_drains": topology.record_drains,
             "remove_workers": topology.remove_workers,
+            **upkeep_handlers(d),
         }
 
     # -- life
 
     async def open(self) -> None:
-        """Connects, migrates, takes the lock.
+        """Takes the lock, connects, makes or checks the schema; within 10 s where the database
+        is shared. After an error this store is of no use any more.
 
         Raises:
             StoreLocked: another process has this embedded database open.
-            StoreUnavailable: the database cannot be reached.
+            StoreMismatch: the schema or the cluster is another one's; nothing was touched.
+            StoreUnavailable: the database cannot be reached, or not with these credentials.
         """
         self._dialect.lock()
         try:
-            await self._dialect.transact(self._prepare)
+            await open_database(self._dialect, self._cluster, self._leadership)
             await self._set_clock(None)
-        except Exception as error:
+        except BaseException:
+            await self._dialect.close()
             self._dialect.unlock()
-            raise unavailable(error) from error
+            raise
         self._committer = Committer(self._dialect, self._apply, self.now_us, self._committed)
-
-    async def _prepare(self, connection: Connection) -> None:
-        await self._dialect.take_turns(connection)
-        await connection.run_sync(migrate)
-        if self._dialect.exclusive:  # nobody else has it open, so nobody else leads
-            await self._leadership.vacate(connection)
 
     async def close(self) -> None:
         """Commits what waits, then disconnects."""
@@ -176,15 +192,40 @@ class SqlStore:
         answer: list[m.Accepted] = await self._write("check_jobs", jobs, bulk=bulk)
         return answer
 
-    async def retry_jobs(self, job_ids: Sequence[str], reason: str) -> Stale:
+    async def retry_jobs(self, job_ids: Sequence[str], reason: str, actor: str = "") -> Stale:
         """See Store."""
-        answer: Stale = await self._write("retry_jobs", job_ids, reason=reason)
+        answer: Stale = await self._write("retry_jobs", job_ids, reason=reason, actor=actor)
         return answer
 
     async def lead(self, leader_id: str, ttl_us: int) -> int | None:
         """See Store. Also sets the clock by the database's."""
         await self._set_clock(self._offset_us)
         answer: int | None = await self._write("lead", leader_id=leader_id, ttl_us=ttl_us)
+        return answer
+
+    async def purge_dead_letters(self, letters: DeadLetters, after_id: str, limit: int) -> Purged:
+        """See Store."""
+        answer: Purged = await self._write(
+            "purge_dead_letters", letters=letters, after_id=after_id, limit=limit
+        )
+        return answer
+
+    async def create_redrive(self, redrive: RedriveRecord) -> None:
+        """See Store."""
+        await self._write("create_redrive", [redrive])
+
+    async def stop_redrive(self, redrive_id: str, tenant: str, reason: str) -> RedriveRecord | None:
+        """See Store."""
+        answer: RedriveRecord | None = await self._write(
+            "stop_redrive", redrive_id=redrive_id, tenant=tenant, reason=reason
+        )
+        return answer
+
+    async def advance_redrive(self, term: int, redrive_id: str, limit: int) -> Advanced | None:
+        """See Store."""
+        answer: Advanced | None = await self._write(
+            "advance_redrive", (), term, redrive_id=redrive_id, limit=limit
+        )
         return answer
 
     async def resign(self, leader_id: str) -> None:
@@ -288,6 +329,17 @@ class SqlStore:
         """See Store."""
         await self._write("remove_workers", worker_ids)
 
+    async def order_workers(
+        self, worker_ids: Sequence[str], state: int, drain_until_us: int | None = None
+    ) -> None:
+        """See Store."""
+        order = {"state": state, "drain_until_us": drain_until_us}
+        await self._write("order_workers", worker_ids, **order)
+
+    async def record_drains(self, term: int, drains: Sequence[DrainUpdate]) -> None:
+        """See Store."""
+        await self._write("record_drains", drains, term)
+
     # -- reading
 
     async def _read(self, work: Work[T]) -> T:
@@ -315,6 +367,26 @@ class SqlStore:
     async def read_changes(self, cursors: Mapping[str, int]) -> list[m.JobChanges]:
         """See Store."""
         return await self._read(lambda c: self._jobs.changes(c, cursors))
+
+    async def list_dead_letters(
+        self, letters: DeadLetters, after_id: str | None, limit: int, *, full: bool = False
+    ) -> list[m.JobRecord]:
+        """See Store."""
+        return await self._read(lambda c: self._letters.page(c, letters, after_id, limit, full))
+
+    async def count_dead_letters(self, letters: DeadLetters) -> dict[tuple[str, str], int]:
+        """See Store."""
+        return await self._read(lambda c: self._letters.count(c, letters))
+
+    async def list_redrives(
+        self, tenant: str, after_id: str | None, limit: int
+    ) -> list[RedriveRecord]:
+        """See Store."""
+        return await self._read(lambda c: self._redrives.page(c, tenant, after_id, limit))
+
+    async def running_redrives(self) -> list[RedriveRecord]:
+        """See Store."""
+        return await self._read(self._redrives.running)
 
     async def waiting_lanes(self) -> list[m.Lane]:
         """See Store."""
@@ -351,3 +423,7 @@ class SqlStore:
     async def list_workers(self) -> list[m.WorkerRecord]:
         """See Store."""
         return await self._read(self._dispatch.workers)
+
+    async def worker_orders(self) -> list[WorkerOrder]:
+        """See Store."""
+        return await self._read(self._dispatch.worker_orders)

@@ -21,8 +21,8 @@ class JobState(enum.IntEnum):
     """Waits for parents. No release puts a job there yet."""
 
     QUEUED = 3
-    """Ready. Put there by submit, promote_jobs, release_attempts and retry_jobs; lease_jobs,
-    cancel_jobs and expire_jobs take it out."""
+    """Ready. Put there by submit, promote_jobs, release_attempts, retry_jobs and
+    advance_redrive; lease_jobs, cancel_jobs and expire_jobs take it out."""
 
     LEASED = 4
     """Given to a worker; task code has not begun. Put there by lease_jobs; start_attempts, the
@@ -55,7 +55,8 @@ class JobState(enum.IntEnum):
 
     DEAD_LETTERED = 12
     """Terminal until a redrive: attempts, crashes or interruptions are used up. Put there by
-    dead_letter_attempts; kept longer than the others."""
+    dead_letter_attempts. advance_redrive and retry_jobs start a new run; purge_dead_letters
+    deletes it; kept longer than the others."""
 
 
 WAITING = frozenset({JobState.SCHEDULED, JobState.BLOCKED, JobState.QUEUED, JobState.RETRYING})
@@ -102,6 +103,9 @@ CONFIRM_CANCEL = Transition(
 )
 EXPIRE_WAITING = Transition("expire_jobs", WAITING, JobState.EXPIRED, "DEADLINE")
 RERUN = Transition("retry_jobs", TERMINAL, JobState.QUEUED, "RETRY_REQUESTED")
+REDRIVE = Transition(
+    "advance_redrive", frozenset({JobState.DEAD_LETTERED}), JobState.QUEUED, "REDRIVEN"
+)
 
 TRANSITIONS = (
     PROMOTE,
@@ -118,4 +122,5 @@ TRANSITIONS = (
     CONFIRM_CANCEL,
     EXPIRE_WAITING,
     RERUN,
+    REDRIVE,
 )

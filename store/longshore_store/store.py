@@ -36,6 +36,9 @@ from longshore_store.model import (
     TaskRecord,
     WorkerRecord,
 )
+from longshore_store.orders import DrainUpdate, WorkerOrder
+from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
+from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 
 Stale = list[str]
 """Ids of jobs that a transition did not apply to, because state or fence had moved on."""
@@ -77,8 +80,12 @@ class Store(Protocol):
         Stale are jobs already terminal or cancelling, and unknown ids.
         """
 
-    async def retry_jobs(self, job_ids: Sequence[str], reason: str) -> Stale:
-        """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal."""
+    async def retry_jobs(self, job_ids: Sequence[str], reason: str, actor: str = "") -> Stale:
+        """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal.
+
+        Reason and actor go with the event. A uniqueness claim that still names a job is its
+        again; one that another job has taken over is not looked for.
+        """
 
     # -- reading jobs
 
@@ -94,7 +101,47 @@ class Store(Protocol):
     async def read_changes(self, cursors: Mapping[str, int]) -> list[JobChanges]:
         """For each job that exists: its state, and at most 256 events after its cursor."""
 
+    # -- dead letters
+
+    async def list_dead_letters(
+        self, letters: DeadLetters, after_id: str | None, limit: int, *, full: bool = False
+    ) -> list[JobRecord]:
+        """One page, the newest job first; after_id is the last job of the page before."""
+
+    async def count_dead_letters(self, letters: DeadLetters) -> dict[tuple[str, str], int]:
+        """How many there are, by task and queue. Takes longer with the dead letters there are,
+        those of other tenants included."""
+
+    async def purge_dead_letters(self, letters: DeadLetters, after_id: str, limit: int) -> Purged:
+        """Deletes all there is of the next dead letters after an id, "" at first: at most `limit`
+        of them, out of a bounded number of failed jobs, in one transaction."""
+
+    async def create_redrive(self, redrive: RedriveRecord) -> None:
+        """Begins a redrive; its id must be new. The leader finds it within a second."""
+
+    async def stop_redrive(self, redrive_id: str, tenant: str, reason: str) -> RedriveRecord | None:
+        """Ends a redrive that runs, as STOPPED. Returns it, as it ended before where it had;
+        None where the tenant has none of that id."""
+
+    async def list_redrives(
+        self, tenant: str, after_id: str | None, limit: int
+    ) -> list[RedriveRecord]:
+        """One page of a tenant's redrives, the newest first."""
+
+    async def running_redrives(self) -> list[RedriveRecord]:
+        """Redrives of all tenants that have not ended, the oldest first, at most 64."""
+
     # -- the scheduler's writes
+
+    async def advance_redrive(self, term: int, redrive_id: str, limit: int) -> Advanced | None:
+        """Queues at most `limit` more jobs of a redrive, each as a new run; none twice.
+
+        In the order of their ids, out of a bounded number of failed jobs, and only what was a
+        dead letter when the redrive was made; so it may take none and still go on. It ends here:
+        COMPLETED with the last job, TRIPPED where too many have failed again. `limit` is at
+        least 1.
+        Returns None where it was over already.
+        """
 
     async def lead(self, leader_id: str, ttl_us: int) -> int | None:
         """Takes or renews leadership. Returns the term, or None while another one leads."""
@@ -144,6 +191,29 @@ class Store(Protocol):
     async def save_checkpoints(self, term: int, updates: Sequence[CheckpointUpdate]) -> None:
         """Keeps the newest checkpoint of attempts that still hold their lease."""
 
+    # -- what keeps it healthy: the leader's chores
+
+    async def prunable_jobs(self, ages: Ages, after_id: str, limit: int) -> Prunable:
+        """Of the next 4 * `limit` jobs by id: at most `limit` that are to be deleted, or their log
+        lines. Jobs with many events count for several."""
+
+    async def spent_checkpoints(self, after_id: str, limit: int) -> Spent:
+        """Of the next `limit` checkpoints by job id, those of jobs that have succeeded."""
+
+    async def prune_jobs(self, term: int, jobs: Sequence[Ended]) -> Stale:
+        """Deletes all there is of jobs. Stale are those that did not end then, or are in use."""
+
+    async def prune_logs(self, term: int, jobs: Sequence[Ended]) -> Stale:
+        """Deletes log lines of jobs, and the state changes before the last one: the events that
+        stay are dense, and a watch from before them begins with a gap. Stale as above."""
+
+    async def prune_checkpoints(self, term: int, jobs: Sequence[Ended]) -> Stale:
+        """Deletes the checkpoints of jobs. Stale as above."""
+
+    async def compact_counts(self, term: int, limit: int) -> int:
+        """Merges at most `limit` counters of other processes into this one's, those in use left
+        out. Returns how many; a process that goes on counting makes new ones."""
+
     # -- the scheduler's reads
 
     async def waiting_lanes(self) -> list[Lane]:
@@ -190,10 +260,25 @@ class Store(Protocol):
         """The pools, by name."""
 
     async def record_workers(self, workers: Sequence[WorkerRecord]) -> None:
-        """Inserts or replaces workers; the heartbeat is set to now by the store."""
+        """Inserts or replaces workers; what was ordered of them stays."""
 
     async def remove_workers(self, worker_ids: Sequence[str]) -> None:
         """Forgets workers."""
 
     async def list_workers(self) -> list[WorkerRecord]:
         """The workers, by id."""
+
+    async def order_workers(
+        self, worker_ids: Sequence[str], state: int, drain_until_us: int | None = None
+    ) -> None:
+        """Orders a WorkerState of workers: READY, CORDONED, or DRAINING until a time.
+
+        A scheduler carries it out, this leader or the next. An order to drain stands: later
+        ones, another drain included, change nothing. Unknown ids are ignored.
+        """
+
+    async def worker_orders(self) -> list[WorkerOrder]:
+        """What was ordered of workers, by id; none for a worker that nobody gave an order."""
+
+    async def record_drains(self, term: int, drains: Sequence[DrainUpdate]) -> None:
+        """Adds to the counts of drains, and says which workers are idle."""

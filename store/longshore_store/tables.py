@@ -223,6 +223,8 @@ unique_claims = Table(
     _text("job_id"),
     _us("until_us"),
     PrimaryKeyConstraint("tenant", "task", "key"),
+    # A job that is run again, or deleted, looks for the claim that it held.
+    Index("ix_unique_claims_job", "job_id"),
 )
 
 queues = Table(
@@ -284,6 +286,58 @@ workers = Table(
     _count("active_attempts"),
     _us("started_us", nullable=False),
     _us("heartbeat_us", nullable=False),
+    # What people ordered: 0 nothing, else the WorkerState it is to have. Not part of what the
+    # scheduler publishes, so that its next heartbeat does not undo an order.
+    Column("ordered", SmallInteger, nullable=False, server_default="0"),
+    # Until when a drained worker may finish what it has; then the rest is released. NULL once
+    # nothing is left on it.
+    _us("drain_until_us"),
+    _count("drain_finished"),
+    _count("drain_released"),
+)
+
+# Dead letters that are being queued again, and those that were: who did it, why, how it went.
+redrives = Table(
+    "redrives",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("tenant"),
+    _text("selection_json"),
+    # Jobs in a thousand seconds.
+    Column("rate_milli", BigInteger, nullable=False),
+    # Failures in a thousand redriven above which it stops.
+    Column("maximum_failures_milli", Integer, nullable=False),
+    _text("reason"),
+    _text("actor"),
+    Column("state", SmallInteger, nullable=False),
+    Column("stop_reason", Text, nullable=False, server_default=""),
+    _us("created_us", nullable=False),
+    _us("ended_us"),
+    # Jobs are taken in the order of their ids; up to this one they were.
+    _text("after_id"),
+    Column("total", BigInteger, nullable=False),
+    Column("redriven", BigInteger, nullable=False, server_default="0"),
+    Column("failed", BigInteger, nullable=False, server_default="0"),
+)
+
+# The jobs of a redrive, and the run that it gave each of them.
+redrive_jobs = Table(
+    "redrive_jobs",
+    metadata,
+    _text("redrive_id"),
+    _text("job_id"),
+    Column("run", Integer, nullable=False),
+    PrimaryKeyConstraint("redrive_id", "job_id"),
+    Index("ix_redrive_jobs_job", "job_id"),
+    sqlite_with_rowid=False,
+)
+
+# One row: whose database this is. Two deployments on one would take one another's workers away.
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    _text("cluster"),
 )
 
 # One row, 'scheduler': who leads, until when, and the term that fences the writes.

@@ -9,6 +9,7 @@ from sqlalchemy import Table, delete, select, update
 
 from longshore_store.committer import Transaction, Write
 from longshore_store.dialects import Dialect, upsert
+from longshore_store.orders import DRAINING
 from longshore_store.tables import pools, queue_counts, queues, tasks, workers
 
 
@@ -61,11 +62,42 @@ class TopologyWrites:
         await tx.connection.execute(delete(table).where(table.c.name.not_in(names)))
 
     async def record_workers(self, tx: Transaction, writes: list[Write]) -> None:
-        """Inserts or replaces; the heartbeat is the store's now."""
+        """Inserts or replaces what a scheduler says; what people ordered stays."""
         for write in writes:
             for worker in write.rows:
-                values = {**worker._asdict(), "heartbeat_us": tx.now_us}
-                await self._put(tx, workers, values, key="id")
+                await self._put(tx, workers, worker._asdict(), key="id")
+
+    async def order_workers(self, tx: Transaction, writes: list[Write]) -> None:
+        """Orders a state. A drain stands, whatever is ordered after it: it has gone too far."""
+        for write in writes:
+            ordered = update(workers).where(
+                workers.c.id.in_(write.rows), workers.c.ordered != DRAINING
+            )
+            await tx.connection.execute(
+                ordered.values(
+                    ordered=write.options["state"],
+                    drain_until_us=write.options["drain_until_us"],
+                    drain_finished=0,
+                    drain_released=0,
+                )
+            )
+            # A scheduler that waits for a hint has something to carry out.
+            tx.changed.append("")
+
+    async def record_drains(self, tx: Transaction, writes: list[Write]) -> None:
+        """Adds to the counts of drains; an idle worker shows as one in the same moment."""
+        for write in writes:
+            for drain in write.rows:
+                values: dict[str, Any] = {
+                    "drain_finished": workers.c.drain_finished + drain.finished,
+                    "drain_released": workers.c.drain_released + drain.released,
+                }
+                if drain.idle:
+                    values |= {"state": DRAINING, "active_attempts": 0, "drain_until_us": None}
+                drained = update(workers).where(
+                    workers.c.id == drain.worker_id, workers.c.ordered == DRAINING
+                )
+                await tx.connection.execute(drained.values(**values))
 
     async def remove_workers(self, tx: Transaction, writes: list[Write]) -> None:
         """Forgets workers."""

@@ -165,6 +165,14 @@ class Model:
             job.expire = job.total_deadline = None if span is None else self.now + span
         return [i for i in ids if i not in again]
 
+    def dead(self, tenant: str) -> list[str]:
+        found = (j for j in self.jobs.values() if j.state == S.DEAD_LETTERED)
+        return sorted(j.id for j in found if j.tenant == tenant)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        for job_id in ids:
+            del self.jobs[job_id]
+
     def due_jobs(self) -> list[ModelJob]:
         found = [
             j for j in self.jobs.values()

@@ -100,6 +100,13 @@ class Postgres:
         finally:
             await connection.close()
 
+    async def ask_for_password(self, user: str, password: str) -> None:
+        """A new user who has to give a password, as against everybody else here."""
+        await self.execute(f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{password}'")
+        access = Path(self._folder, "pg_hba.conf")
+        access.write_text(f"local all {user} scram-sha-256\n{access.read_text()}")
+        await self.execute("SELECT pg_reload_conf()")
+
     async def explain(self, statements: Sequence[tuple[str, Any]], database: str) -> list[str]:
         """Each statement with the plan that it would run by."""
         connection = await asyncpg.connect(self.url(database))

@@ -30,9 +30,10 @@ from longshore_store.model import (
     QueueDeclaration,
     Start,
 )
+from longshore_store.redrive_records import DeadLetters, RedriveRecord, RedriveState
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
-from tests.store.factory import SECOND, Attempt, FakeClock, completion, new_job, setback
+from tests.store.factory import SECOND, Attempt, FakeClock, completion, new_id, new_job, setback
 from tests.store.model import ENDED, ENDINGS, Model
 from tests.store.places import Files, Place, Postgres
 
@@ -156,6 +157,33 @@ class StoreMachine(RuleBasedStateMachine):
     def retry(self, picks: list[tuple[int, int]]) -> None:
         ids = [row[0] for row in self.picked(picks)]
         assert self.run(self.store.retry_jobs(ids, "")) == self.model.retry(ids)
+
+    @some_jobs
+    @rule(limit=st.integers(1, 3))
+    def redrive(self, limit: int) -> None:
+        """A step of a redrive of all there is."""
+        tenant, dead = TENANTS[0], self.model.dead(TENANTS[0])
+        redrive = RedriveRecord(
+            new_id(), DeadLetters(tenant), 1000, 0, "", "", self.clock(), len(dead)
+        )
+        self.run(self.store.create_redrive(redrive))
+        counts = self.run(self.store.count_dead_letters(redrive.letters))
+        assert sum(counts.values()) == len(dead)
+        step = self.run(self.store.advance_redrive(self.term, redrive.id, limit))
+        assert step is not None
+        assert self.model.retry(dead[:limit]) == []
+        assert step.redriven == len(dead[:limit])
+        assert (step.state == RedriveState.COMPLETED) == (len(dead) <= limit)
+
+    @some_jobs
+    @rule(limit=st.integers(1, 3))
+    def purge(self, limit: int) -> None:
+        dead = self.model.dead(TENANTS[1])
+        letters = DeadLetters(TENANTS[1])
+        purged = self.run(self.store.purge_dead_letters(letters, "", limit))
+        assert purged.deleted == len(dead[:limit])
+        assert (purged.after_id is None) == (len(dead) <= limit)
+        self.model.forget(dead[:limit])
 
     @rule()
     def promote(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
+from longshore.sdk.failures import FailureClass
 from longshore_store.dialects import Connection
 from longshore_store.dialects.threads import ThreadConnection
 from longshore_store.model import (
@@ -23,12 +24,18 @@ from longshore_store.model import (
     ProgressUpdate,
     UniqueClaim,
 )
+from longshore_store.redrive_records import DeadLetters, RedriveRecord, RedriveState
+from longshore_store.retention_records import Ages
 from longshore_store.sql import SqlStore
+from longshore_store.states import TERMINAL
 from tests.store.factory import HOUR, Attempt, FakeClock, Yard, completion, new_job, setback
 from tests.store.places import Files, Place, Postgres
 
 Seen = list[tuple[str, Any]]
-BIG = ("jobs", "events", "attempts", "job_specs", "job_results", "job_progress", "job_labels")
+BIG = (
+    "jobs", "events", "attempts", "job_specs", "job_results", "job_progress", "job_labels",
+    "unique_claims", "redrive_jobs",
+)  # fmt: skip
 # A full read of one of the tables that grow; of json_each, queues or counters it is what is meant.
 SCAN = re.compile(rf"^SCAN ({'|'.join(BIG)})\b(?! USING INDEX ix_)(?! USING COVERING INDEX ix_)")
 
@@ -108,6 +115,47 @@ async def exercise(yard: Yard) -> None:
     await store.queue_heads([(Lane("fast", "acme", 1), 5), (Lane("slow", "acme", 1), 5)])
     await store.read_jobs([attempt.job_id], full=True)
     await store.read_changes({attempt.job_id: 0})
+    await keep_house(yard)
+    await bury(yard)
+
+
+async def bury(yard: Yard) -> None:
+    """Everything about dead letters: two of four are redriven, and fail; two are purged."""
+    store, term = yard.store, yard.term
+    attempts = [await yard.running(labels={"x": "1"}) for _ in range(4)]
+    await store.dead_letter_attempts(term, [setback(attempt) for attempt in attempts])
+    letters = DeadLetters("acme", task="resize", failure_class=FailureClass.TASK_ERROR)
+    last = attempts[-1].job_id
+    assert len(await store.list_dead_letters(letters, last, 2, full=True)) == 2
+    assert sum((await store.count_dead_letters(letters)).values()) == 4
+    redrive_id = f"redrive-{last}"
+    redrive = RedriveRecord(redrive_id, letters, 1000, 1, "why", "who", yard.clock(), 4)
+    await store.create_redrive(redrive)
+    assert await store.advance_redrive(term, redrive_id, 2) == (2, RedriveState.RUNNING)
+    again = [await yard.lease(attempt.job_id) for attempt in attempts[:2]]
+    await store.dead_letter_attempts(term, [setback(attempt) for attempt in again])
+    await store.running_redrives()
+    assert len(await store.list_redrives("acme", None, 1)) == 1
+    assert await store.stop_redrive(redrive_id, "acme", "") is not None
+    assert await store.purge_dead_letters(letters, "", 3) == (3, attempts[2].job_id)
+
+
+async def keep_house(yard: Yard) -> None:
+    """The chores of a leader, on jobs that it finds."""
+    store, term = yard.store, yard.term
+    attempts = [await yard.running() for _ in range(2)]
+    await store.record_logs(term, [LogUpdate(*attempt, "1") for attempt in attempts])
+    await store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1") for attempt in attempts])
+    await store.complete_attempts(term, [completion(attempt) for attempt in attempts])
+    spent = await store.spent_checkpoints("", 1000)
+    assert await store.prune_checkpoints(term, spent.jobs) == []
+    # It finds jobs by their ids, and the logs of those that it does not delete.
+    for ages in (Ages(dict.fromkeys(TERMINAL, HOUR), 0), Ages(dict.fromkeys(TERMINAL, 0), 0)):
+        found = await store.prunable_jobs(ages, attempts[0].job_id[:-1], 100)
+        assert found.jobs or found.logs
+        assert await store.prune_jobs(term, found.jobs) == []
+        assert await store.prune_logs(term, found.logs) == []
+    await store.compact_counts(term, 100)
 
 
 def sqlite_plan(path: Path, statement: str, parameters: Any) -> list[str]:
@@ -133,7 +181,11 @@ async def test_sqlite_never_reads_all_the_jobs(
         assert scans == set()
 
 
+LETTERS = DeadLetters("acme")
 INDEXES = {
+    "list_dead_letters": "ix_jobs_failed",
+    "count_dead_letters": "ix_jobs_failed",
+    "purge_dead_letters": "ix_jobs_failed",
     "queue_heads": "ix_jobs_ready",
     "promote_jobs": "ix_jobs_due",
     "expire_jobs": "ix_jobs_expire",
@@ -146,7 +198,10 @@ INDEXES = {
 
 async def call(yard: Yard, name: str) -> None:
     store = yard.store
-    if name == "queue_heads":
+    if name.endswith("_dead_letters"):
+        more = {"list": (None, 5), "purge": ("", 5)}.get(name.partition("_")[0], ())
+        await getattr(store, name)(LETTERS, *more)
+    elif name == "queue_heads":
         await store.queue_heads([(Lane("fast", "acme", 1), 5)])
     elif name in ("promote_jobs", "expire_jobs"):
         await getattr(store, name)(yard.term, 10)
@@ -187,6 +242,7 @@ async def test_postgres_never_reads_all_the_jobs(postgres: Postgres, clock: Fake
         heads = [plan for plan in plans if "Limit" in plan and "ix_jobs_ready" in plan]
         assert heads
         assert not any("Sort" in plan for plan in heads)
+        assert any("ix_jobs_failed" in plan for plan in plans)
     await postgres.execute("DROP DATABASE plans")
 
 

@@ -112,7 +112,7 @@ async def test_failed_and_dead_letters(yard: Yard) -> None:
 async def test_what_a_watcher_sees(yard: Yard) -> None:
     attempt = await yard.running()
     now = yard.clock.advance(SECOND)
-    worker = WorkerRecord("w1", "cpu", 1, "node", 7, "{}", "[]", 1, START_US, 0)
+    worker = WorkerRecord("w1", "cpu", 1, "node", 7, "{}", "[]", 1, START_US, now)
     await yard.store.record_workers([worker])
     await yard.store.record_progress(yard.term, [ProgressUpdate(*attempt, '{"fraction":0.5}')])
     [seen] = await yard.store.read_changes({attempt.job_id: 1})

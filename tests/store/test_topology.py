@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import pytest
+
 from longshore_store.model import (
+    Fenced,
     PoolRecord,
     QueueDeclaration,
     QueueRecord,
     TaskRecord,
     WorkerRecord,
 )
+from longshore_store.orders import DrainUpdate, WorkerOrder
 from longshore_store.sql import SqlStore
-from tests.store.factory import SECOND, START_US, FakeClock, Yard, new_job
+from tests.store.factory import HOUR, SECOND, START_US, FakeClock, Yard, new_job
+
+READY, CORDONED, DRAINING = 2, 3, 4
 
 
 def queue(
@@ -101,17 +107,51 @@ async def test_pools_are_replaced(store: SqlStore) -> None:
     assert await store.list_pools() == [grown]
 
 
-async def test_workers_beat(store: SqlStore, clock: FakeClock) -> None:
-    one = WorkerRecord("w1", "cpu", 1, "node-1", 42, "{}", "[]", 0, START_US - 5, 0)
-    two = one._replace(id="w2", pid=43)
+async def test_workers_beat(store: SqlStore) -> None:
+    one = WorkerRecord("w1", "cpu", 1, "node-1", 42, "{}", "[]", 0, START_US - 5, START_US)
+    two = one._replace(id="w2", pid=43, heartbeat_us=START_US - 4 * SECOND)
     await store.record_workers([two, one])
-    seen = [w._replace(heartbeat_us=START_US) for w in (one, two)]
-    assert await store.list_workers() == seen
-    now = clock.advance(SECOND)
-    busy = one._replace(active_attempts=3, state=2)
+    assert await store.list_workers() == [one, two], "when it was heard is the scheduler's to say"
+    busy = one._replace(active_attempts=3, state=2, heartbeat_us=START_US + SECOND)
     await store.record_workers([busy])
-    assert await store.list_workers() == [busy._replace(heartbeat_us=now), seen[1]]
+    assert await store.list_workers() == [busy, two]
     await store.remove_workers(["w1", "no-such-worker"])
-    assert await store.list_workers() == [seen[1]]
+    assert await store.list_workers() == [two]
     await store.remove_workers([])
-    assert await store.list_workers() == [seen[1]]
+    assert await store.list_workers() == [two]
+
+
+async def test_orders_outlive_what_schedulers_publish(store: SqlStore) -> None:
+    worker = WorkerRecord("w1", "cpu", READY, "node-1", 42, "{}", "[]", 3, START_US, START_US)
+    await store.record_workers([worker, worker._replace(id="w2")])
+    assert await store.worker_orders() == []
+    heard: list[str] = []
+    leave = store.subscribe(heard.extend)
+    await store.order_workers(["w1", "no-such-worker"], CORDONED)
+    leave()
+    assert heard, "a scheduler that waits for a hint gets one"
+    await store.record_workers([worker])
+    assert await store.worker_orders() == [WorkerOrder("w1", CORDONED, None, 0, 0)]
+    await store.order_workers(["w1"], READY)
+    assert await store.worker_orders() == [WorkerOrder("w1", READY, None, 0, 0)]
+
+
+async def test_a_drain_stands_and_counts(yard: Yard) -> None:
+    store, term, until = yard.store, yard.term, START_US + 30 * SECOND
+    worker = WorkerRecord("w1", "cpu", READY, "node-1", 42, "{}", "[]", 3, START_US, START_US)
+    await store.record_workers([worker, worker._replace(id="w2")])
+    await store.record_drains(term, [DrainUpdate("w2", 9, 9, True)])  # nobody ordered it
+    await store.order_workers(["w1"], DRAINING, until)
+    await store.order_workers(["w1"], DRAINING, until + SECOND)
+    await store.order_workers(["w1"], READY)
+    await store.record_drains(term, [DrainUpdate("w1", 2, 1, False)])
+    assert await store.worker_orders() == [WorkerOrder("w1", DRAINING, until, 2, 1)]
+    await store.record_drains(term, [DrainUpdate("w1", 0, 1, True)])
+    assert await store.worker_orders() == [WorkerOrder("w1", DRAINING, None, 2, 2)]
+    idle, other = await store.list_workers()
+    assert (idle.state, idle.active_attempts) == (DRAINING, 0)
+    assert other == worker._replace(id="w2")
+    await store.resign("yard")
+    await store.lead("another", HOUR)
+    with pytest.raises(Fenced):
+        await store.record_drains(term, [DrainUpdate("w1", 5, 5, True)])

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import FromClause, Insert, Select, Table, make_url
+from sqlalchemy.exc import ArgumentError
 
 Kind = Literal["text", "int"]
 Row = Sequence[Any]
@@ -69,6 +70,13 @@ class Dialect(Protocol):
     name: str
     exclusive: bool
     """True where no other process can have the database open."""
+
+    where: str
+    """The database as people know it, without its password: for messages."""
+
+    def obstacle(self, error: Exception) -> str | None:
+        """What keeps the database from being opened, and what to do; None where the error says
+        nothing about that."""
 
     async def transact(self, work: Work[T]) -> T:
         """Runs `work` in one transaction of the one writer and commits it."""
@@ -144,14 +152,22 @@ class Built:
         raise NotImplementedError
 
 
-def make_dialect(url: str) -> Dialect:
+def make_dialect(url: str, *, deadline: float | None = 15.0) -> Dialect:
     """The dialect of a database URL: sqlite:///PATH or postgresql://...
+
+    deadline: seconds for one statement, where a server could hang; None is as long as it takes.
 
     Raises:
         ValueError: it is neither.
     """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # which may quote a password
+        raise ValueError(
+            "the URL of the store cannot be read: write sqlite:///PATH or"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for special characters"
+        ) from None
     # Imported where it is chosen: the other driver would cost a fifth of a second at every start.
-    parsed = make_url(url)
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
         from longshore_store.dialects.sqlite import SqliteDialect  # noqa: PLC0415
 
@@ -159,7 +175,7 @@ def make_dialect(url: str) -> Dialect:
     if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
         from longshore_store.dialects.postgres import PostgresDialect  # noqa: PLC0415
 
-        return PostgresDialect(parsed.set(drivername="postgresql+asyncpg"))
+        return PostgresDialect(parsed.set(drivername="postgresql+asyncpg"), deadline)
     raise ValueError(f"store {parsed.drivername!r} is neither sqlite nor postgresql")
 
 

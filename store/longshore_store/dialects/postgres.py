@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import asyncpg
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -24,10 +27,43 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from longshore_store.dialects import Built, Connection, Kind, Row, Rowset, T, Work
 
 READERS = 4
+CONNECT_DEADLINE = 5.0
 _TURN = 7_260_331  # any number, the same in every process
 # A prepared statement would keep the plan it got for a few rows, or while the tables were empty;
 # planned each time, a batch of leases takes 35 us a job instead of 350, and one alone no longer.
 _PLANNING = {"plan_cache_mode": "force_custom_plan"}
+
+# First match first: a TimeoutError is an OSError.
+_OBSTACLES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    (
+        (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
+        "the user or the password is refused; see the URL of the store, and pg_hba.conf",
+    ),
+    (
+        (asyncpg.InvalidCatalogNameError,),
+        "there is no such database; make it with CREATE DATABASE, or correct the URL of the store",
+    ),
+    (
+        (asyncpg.InsufficientPrivilegeError,),
+        "the user may not do that; let it make tables there: GRANT CREATE ON SCHEMA public",
+    ),
+    ((asyncpg.CannotConnectNowError,), "the database starts or stops; try again in a moment"),
+    ((asyncpg.TooManyConnectionsError,), "the database has no connection left; raise its limit"),
+    (
+        (TimeoutError,),
+        "no answer in time; see that the address is right, and whether a migration is under way",
+    ),
+    ((socket.gaierror,), "the host is not known; correct the URL of the store"),
+    ((OSError,), "no connection; see that the database runs there"),
+)
+
+
+def _where(url: URL) -> str:
+    host = url.host or url.query.get("host") or "its default host"
+    return (
+        f"database {url.database or 'by default'!r} at {host}, port {url.port or 5432},"
+        f" as user {url.username or url.query.get('user') or 'by default'!r}"
+    )
 
 
 class PostgresDialect(Built):
@@ -36,12 +72,17 @@ class PostgresDialect(Built):
     name = "postgresql"
     exclusive = False
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, deadline: float | None) -> None:
         super().__init__()
+        self.where = _where(url)
         # A hung server must not hang a caller: each statement has a deadline, and a dead
         # connection is noticed when it is taken from the pool.
         options: dict[str, Any] = {
-            "connect_args": {"command_timeout": 15, "timeout": 5, "server_settings": _PLANNING},
+            "connect_args": {
+                "command_timeout": deadline,
+                "timeout": CONNECT_DEADLINE,
+                "server_settings": _PLANNING,
+            },
             "pool_pre_ping": True,
             "pool_timeout": 5,
             "hide_parameters": True,  # they are callers' data, and errors go to logs
@@ -51,11 +92,30 @@ class PostgresDialect(Built):
             url, pool_size=READERS, max_overflow=READERS, isolation_level="AUTOCOMMIT", **options
         )
 
+    def obstacle(self, error: Exception) -> str | None:
+        wrapped = getattr(error, "orig", None)
+        cause = (wrapped and wrapped.__cause__) or wrapped or error
+        reason = str(cause).partition("\n")[0][:200]
+        for kinds, remedy in _OBSTACLES:
+            if isinstance(cause, kinds):
+                return f"{self.where}: {remedy} ({type(cause).__name__}{reason and f': {reason}'})"
+        return None
+
     async def transact(self, work: Work[T]) -> T:
         async with self._writer.begin() as connection:
             return await work(connection)
 
     async def read(self, work: Work[T]) -> T:
+        # A connection that hangs takes seconds to close: who gives up does not wait for that.
+        reading = asyncio.ensure_future(self._read(work))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            reading.add_done_callback(_forget)
+            reading.cancel()
+            raise
+
+    async def _read(self, work: Work[T]) -> T:
         async with self._reader.connect() as connection:
             return await work(connection)
 
@@ -107,3 +167,9 @@ class PostgresDialect(Built):
         seconds = await connection.scalar(select(func.extract("epoch", func.clock_timestamp())))
         after = time.monotonic_ns() // 1000
         return int(seconds * 1_000_000) - (before + after) // 2
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more; its error is not one that was never retrieved."""
+    if not task.cancelled():
+        task.exception()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -52,11 +53,18 @@ class SqliteDialect(Built):
         if path in ("", ":memory:"):
             raise ValueError("the SQLite store needs a file: sqlite:///PATH")
         self._path = Path(path)
+        self.where = f"file {path}"
         self._lock_fd: int | None = None
         self._fixed: Fixed = weakref.WeakKeyDictionary()
         self._packs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._writer = Threads(self._path, self._fixed, 1, "store-writer", WRITER)
         self._readers = Threads(self._path, self._fixed, READERS, "store-reader", READER)
+
+    def obstacle(self, error: Exception) -> str | None:
+        cause = getattr(error, "orig", None) or error
+        if isinstance(cause, (sqlite3.DatabaseError, OSError)):
+            return f"{self.where}: cannot be used as a database ({type(cause).__name__}: {cause})"
+        return None
 
     async def transact(self, work: Work[T]) -> T:
         return await self._writer.run(work, transaction=True)

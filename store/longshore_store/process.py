@@ -1,0 +1,80 @@
+"""What every long-lived process of Longshore does: it logs, hears signals, ends with a status."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+from longshore_store.dialects import StoreLocked
+from longshore_store.model import StoreMismatch, StoreUnavailable
+from longshore_store.settings import SettingsError
+
+EXIT_USAGE = 2
+"""Started again as it is, the process would fail again; it has said why."""
+
+EXIT_DIED = 1
+"""Something ended it; whoever watches over it starts it again."""
+
+REFUSALS: tuple[type[Exception], ...] = (
+    SettingsError,
+    StoreLocked,
+    StoreMismatch,
+    StoreUnavailable,
+)
+"""What keeps any process from starting; their messages are for people."""
+
+# Threads that wait for the GIL (SQLite's, Ray's) do so at every call; 5 ms is an age for them.
+_SWITCH_INTERVAL = 0.0005
+
+_log = logging.getLogger(__name__)
+_Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+class Superseded(Exception):
+    """This process is of no more use, and that is no fault: the one started next is."""
+
+
+def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] = ()) -> int:
+    """Runs `serve(told)` until it returns; SIGTERM and SIGINT set `told`. Returns the status.
+
+    name: what its lines on standard error begin with. refusals: exceptions, beside REFUSALS,
+    whose message says all there is to say: status 2 and no traceback.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.set_threshold(50_000, 20, 100)  # thousands of small tuples come and go in every cycle
+    try:
+        asyncio.run(_until_told(serve))
+    except (*REFUSALS, *refusals) as error:
+        for line in str(error).splitlines():
+            print(f"{name}: {line}", file=sys.stderr)  # noqa: T201  # before there is a log
+        return EXIT_USAGE
+    except Superseded as error:
+        _log.warning("%s ends: %s", name, error)
+        return EXIT_DIED
+    except Exception:  # noqa: BLE001  # not left to sys.excepthook: Ray's asks a cluster first
+        _log.exception("%s dies", name)
+        return EXIT_DIED
+    return 0
+
+
+async def _until_told(serve: _Serve) -> None:
+    told = asyncio.Event()
+
+    def tell() -> None:
+        # While Ray starts, its own handler of SIGTERM is in place too; it leaves an alarm that
+        # would abort this process in the middle of its stop.
+        signal.alarm(0)
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, tell)
+    await serve(told)
