@@ -16,17 +16,35 @@ from grpc_status import rpc_status
 from longshore_server.decoding import Undecodable
 from longshore_server.identity import Context
 from longshore_server.refusals import Code, Refusal, cut, unavailable
-from longshore_store.model import StoreUnavailable
+from longshore_store.model import StoreFull, StoreUnavailable
 
 _log = logging.getLogger("longshore.server")
 _RETRY_STORE = 1.0
+_RETRY_FULL = 5.0
 ABORT_TIMEOUT = 1.0
+ANSWER_TIME = 0.5  # seconds before a deadline, for the way back
+ANSWER_SHARE = 0.1  # or so much of a short one
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def answers(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Wraps a handler (self, request, context). CancelledError passes untouched."""
+    """Wraps a unary handler (self, request, context). CancelledError passes untouched.
+
+    Ends it a little before the deadline of its call: the caller is told to come back, where a
+    store that hangs would leave it with DEADLINE_EXCEEDED.
+    """
+
+    @functools.wraps(method)
+    async def in_time(*args: P.args, **kwargs: P.kwargs) -> R:
+        async with asyncio.timeout(_patience(cast(Context, args[2]))):
+            return await method(*args, **kwargs)
+
+    return streams(in_time)
+
+
+def streams(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Wraps a handler that writes a stream, which may go on until the deadline of its call."""
     name = getattr(method, "__qualname__", "handler")
 
     @functools.wraps(method)
@@ -41,13 +59,27 @@ def answers(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     return answer
 
 
+def _patience(context: Context) -> float | None:
+    """Seconds that a handler may take; None for a call without a deadline."""
+    left: float | None = context.time_remaining()  # its stub knows of no call without one
+    if not left:  # grpc asks the wall clock: one that has jumped says that the call is over
+        return None
+    return left - min(ANSWER_TIME, left * ANSWER_SHARE)
+
+
 def refusal_of(error: Exception, where: str) -> Refusal:
     """The refusal that an exception stands for. An abort by grpc itself is raised again."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreFull):
+        _log.error("%s: %s", where, error)
+        message = (
+            "the disk of the store is full: nothing was stored; make room there, then try again"
+        )
+        return unavailable("STORE_FULL", message, _RETRY_FULL)
+    if isinstance(error, StoreUnavailable | TimeoutError):
         _log.warning("%s: the store is unavailable", where)
         message = "the database does not answer: nothing is known to be stored, try again"
         return unavailable("STORE_UNAVAILABLE", message, _RETRY_STORE)

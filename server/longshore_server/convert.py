@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -23,19 +24,24 @@ from longshore_store.model import (
     WorkerRecord,
 )
 from longshore_store.needs import parse_needs
-from longshore_store.states import TERMINAL, JobState
+from longshore_store.redrive_records import DeadLetters, RedriveRecord
+from longshore_store.states import REDRIVE, RERUN, TERMINAL, JobState
 
 _UNEXPLAINED = {
     JobState.CANCELLED: (CANCELLED, "CANCELLED", "the job was cancelled"),
     JobState.EXPIRED: (DEADLINE_EXCEEDED, "EXPIRED", "a deadline of the job passed"),
 }
+_ORDERED = (RERUN.reason, REDRIVE.reason)
 _PLAIN_PROGRESS = ("fraction", "completed", "total", "unit", "phase", "message")
 
 
-def job_message(record: JobRecord, retention_us: int, *, payload: bool = False) -> job_pb2.Job:
+def job_message(
+    record: JobRecord, kept_us: Mapping[JobState, int], *, payload: bool = False
+) -> job_pb2.Job:
     """A job. Parts that the record was read without stay unset: that is the BASIC view.
 
-    retention_us: how long an ended job is kept. payload: include it, where it was read.
+    kept_us: how long a job is kept after its end, by its state. payload: include it, where it
+    was read.
     """
     job = job_pb2.Job(
         job_id=record.id,
@@ -48,7 +54,7 @@ def job_message(record: JobRecord, retention_us: int, *, payload: bool = False) 
     job.spec.ParseFromString(record.spec)
     if payload and record.payload is not None:
         job.spec.payload = record.payload
-    _set_times(job, record, retention_us)
+    _set_times(job, record, kept_us)
     if record.progress_json is not None:
         job.progress.CopyFrom(progress_message(record.progress_json))
     for attempt in record.attempts:
@@ -61,16 +67,14 @@ def _state(state: int) -> job_pb2.JobState.ValueType:
     return job_pb2.JobState.ValueType(state)
 
 
-def _set_times(job: job_pb2.Job, record: JobRecord, retention_us: int) -> None:
+def _set_times(job: job_pb2.Job, record: JobRecord, kept_us: Mapping[JobState, int]) -> None:
     job.create_time.CopyFrom(timestamp(record.created_us))
     if record.first_started_us is not None:
         job.start_time.CopyFrom(timestamp(record.first_started_us))
     if record.ended_us is None or record.state not in TERMINAL:
         return
     job.end_time.CopyFrom(timestamp(record.ended_us))
-    # Dead letters wait for a redrive; they are not deleted by the age of the others.
-    if record.state is not JobState.DEAD_LETTERED:
-        job.expire_time.CopyFrom(timestamp(record.ended_us + retention_us))
+    job.expire_time.CopyFrom(timestamp(record.ended_us + kept_us[record.state]))
 
 
 def _set_outcome(job: job_pb2.Job, record: JobRecord) -> None:
@@ -176,6 +180,8 @@ def state_event(record: EventRecord, revision: int) -> watch_pb2.WatchProgressRe
     change.will_retry = record.to_state == JobState.RETRYING
     if record.due_us is not None:
         change.next_attempt_time.CopyFrom(timestamp(record.due_us))
+    if record.reason in _ORDERED and record.body_json is not None:
+        change.order.CopyFrom(watch_pb2.Order(**orjson.loads(record.body_json)))
     return message
 
 
@@ -214,6 +220,40 @@ def queue_message(record: QueueRecord, rate: Rate) -> queue_service_pb2.Queue:
     if record.attempt_timeout_us is not None:
         queue.attempt_timeout.CopyFrom(duration(record.attempt_timeout_us))
     return queue
+
+
+def redrive_message(record: RedriveRecord) -> queue_service_pb2.Redrive:
+    """A redrive and how far it has come."""
+    redrive = queue_service_pb2.Redrive(
+        redrive_id=record.id,
+        selection=_selection_message(record.letters),
+        state=queue_service_pb2.RedriveState.ValueType(record.state),
+        stop_reason=record.stop_reason,
+        actor=record.actor,
+        reason=record.reason,
+        rate=record.rate_milli / 1000,
+        maximum_failure_share=record.maximum_failures_milli / 1000,
+        total=record.total,
+        redriven=record.redriven,
+        failed=record.failed,
+        create_time=timestamp(record.created_us),
+    )
+    if record.ended_us is not None:
+        redrive.end_time.CopyFrom(timestamp(record.ended_us))
+    return redrive
+
+
+def _selection_message(letters: DeadLetters) -> queue_service_pb2.DeadLetterSelection:
+    selection = queue_service_pb2.DeadLetterSelection(
+        queue=letters.queue or "",
+        task=letters.task or "",
+        failure_class=job_pb2.FailureClass.ValueType(letters.failure_class or 0),
+    )
+    if letters.ended_from_us is not None:
+        selection.ended_after.CopyFrom(timestamp(letters.ended_from_us))
+    if letters.ended_before_us is not None:
+        selection.ended_before.CopyFrom(timestamp(letters.ended_before_us))
+    return selection
 
 
 def resources_message(shape_json: str) -> job_pb2.Resources:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -11,7 +11,8 @@ from longshore.v1.watch_pb2 import WatchProgressResponse
 from longshore_server.answering import log_surprise
 from longshore_server.mailbox import Rendered, Watcher
 from longshore_server.refusals import exhausted, unavailable
-from longshore_store.model import StoreUnavailable
+from longshore_store.bus import Bus
+from longshore_store.model import JobChanges, StoreUnavailable
 from longshore_store.store import Store
 
 POLL = 1.0
@@ -40,14 +41,22 @@ class WatchHub:
     set forms by itself. Attaching a watcher marks its job too, so whatever was committed after
     the cursor it attaches with is found, hint or no hint.
 
+    What another process commits comes over the bus as it stands, and is handed out without a
+    read. The bus may repeat, reorder and lose: what a watcher has already is passed over, and
+    where something is missing before what came, the job is read.
+
     Args:
         store: where changes are read.
         maximum: watches and long-polls at once; more are refused.
         poll: seconds between two polls.
+        bus: to other processes over the same store, where there are any.
     """
 
-    def __init__(self, store: Store, maximum: int, *, poll: float = POLL) -> None:
+    def __init__(
+        self, store: Store, maximum: int, *, poll: float = POLL, bus: Bus | None = None
+    ) -> None:
         self._store = store
+        self._bus = bus
         self._maximum = maximum
         self._poll = poll
         self._topics: dict[str, Topic] = {}
@@ -57,18 +66,20 @@ class WatchHub:
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._subscriptions: list[Callable[[], None]] = []
         self.draining = False
 
     def start(self) -> None:
         """Subscribes and begins to pump."""
-        self._unsubscribe = self._store.subscribe(self._hint)
+        self._subscriptions.append(self._store.subscribe(self._hint))
+        if self._bus is not None:
+            self._subscriptions.append(self._bus.follow(self))
         self._task = asyncio.create_task(self._pump(), name="watch-hub")
 
     async def stop(self) -> None:
         """Ends the pump. Watches that are still open get nothing any more."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
+        while self._subscriptions:
+            self._subscriptions.pop()()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -116,6 +127,8 @@ class WatchHub:
     def attached(self, job_id: str, watcher: Watcher) -> Iterator[None]:
         """Hands the changes of a job to the watcher, from its cursor on."""
         topic = self._topics.setdefault(job_id, Topic())
+        if self._bus is not None and not topic.watchers:
+            self._bus.watch(job_id, watcher.cursor)
         topic.watchers[watcher] = None
         self._mark(job_id)
         if self.draining:
@@ -140,6 +153,38 @@ class WatchHub:
         async with asyncio.timeout(READ_TIMEOUT):
             # Shielded: a watch that is cancelled must not take the answer from the others.
             return await asyncio.shield(topic.terminal[1])
+
+    # -- what the bus asks and says: see Follower
+
+    def watched(self) -> Sequence[str]:
+        """The jobs that are watched here."""
+        return list(self._topics)
+
+    def cursors(self, job_ids: Iterable[str]) -> dict[str, int]:
+        """Each of the jobs that is watched, with the lowest cursor of its watchers."""
+        cursors = {}
+        for job_id in job_ids:
+            topic = self._topics.get(job_id)
+            if topic is not None and topic.watchers:
+                cursors[job_id] = min(watcher.cursor for watcher in topic.watchers)
+        return cursors
+
+    def hear(self, changes: Sequence[JobChanges]) -> None:
+        """Hands out what another process has read of watched jobs."""
+        for one in changes:
+            topic = self._topics.get(one.job_id)
+            if topic is None:
+                continue
+            start = one.events[0].sequence - 1 if one.events else one.sequence
+            try:
+                self._hand_out(topic, Rendered(one), start)
+            except Exception as error:  # noqa: BLE001  # the bus is not trusted: the store is read
+                log_surprise(error, "the watch hub, hearing the bus")
+                self._mark(one.job_id)
+
+    def doubt(self, job_ids: Iterable[str] | None) -> None:
+        """Has these jobs, or all, read again."""
+        self._hint(list(self._topics) if job_ids is None else job_ids)
 
     # -- the pump
 
@@ -190,14 +235,11 @@ class WatchHub:
         self._dirty.update(dict.fromkeys(ids))
 
     def _take(self) -> dict[str, int]:
-        """Some dirty jobs, each with the lowest cursor of its watchers."""
-        cursors = {}
-        for job_id in list(islice(self._dirty, IDS_A_READ)):
+        """Some dirty jobs, with their cursors."""
+        job_ids = list(islice(self._dirty, IDS_A_READ))
+        for job_id in job_ids:
             del self._dirty[job_id]
-            topic = self._topics.get(job_id)
-            if topic is not None and topic.watchers:
-                cursors[job_id] = min(watcher.cursor for watcher in topic.watchers)
-        return cursors
+        return self.cursors(job_ids)
 
     async def _read(self, cursors: dict[str, int]) -> None:
         if not cursors:
@@ -215,13 +257,15 @@ class WatchHub:
                 watcher.vanish()
 
     def _hand_out(self, topic: Topic, rendered: Rendered, start: int) -> None:
-        job_id = rendered.changes.job_id
+        """Changes after `start`, to whom they are news; the job is read again for the others."""
+        job_id, sequence = rendered.changes.job_id, rendered.changes.sequence
         for watcher in tuple(topic.watchers):
-            # One that attached during the read, further back, has marked the job again.
+            if watcher.cursor > sequence:  # it has what came later
+                continue
             if watcher.cursor >= start and not watcher.offer(rendered):
                 self._detach(job_id, topic, watcher)
-        if not rendered.is_last_page and topic.watchers:
-            self._mark(job_id)
+            elif watcher.cursor < sequence:  # it is further back, or another page follows
+                self._mark(job_id)
 
 
 def _failed(task: asyncio.Task[WatchProgressResponse | None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -15,3 +16,8 @@ TENANT = "default"
 def tenant_of(context: Context) -> str:  # noqa: ARG001  # who asks will decide it
     """The tenant of a call: in this release everyone is the tenant "default"."""
     return TENANT
+
+
+def actor_of(context: Context) -> str:
+    """Who makes a call, as it is recorded: in this release the tenant, and where it calls from."""
+    return f"{tenant_of(context)} at {unquote(context.peer())}"

@@ -10,10 +10,10 @@ from dataclasses import replace
 from longshore.v1 import job_service_pb2 as pb
 from longshore.v1 import watch_pb2
 from longshore.v1.job_service_pb2_grpc import JobServiceServicer
-from longshore_server.answering import answers
+from longshore_server.answering import answers, streams
 from longshore_server.filters import FilterError, parse_filter
 from longshore_server.hub import WatchHub
-from longshore_server.identity import Context, tenant_of
+from longshore_server.identity import Context, actor_of, tenant_of
 from longshore_server.jobs import JobReader
 from longshore_server.mailbox import RevisionWaiter
 from longshore_server.paging import make_token, page_size, read_token
@@ -29,8 +29,6 @@ from longshore_store.store import Store
 
 LONGEST_WAIT = 60.0
 DEFAULT_PAGE = 50
-PAGE_BYTES = 3 * 1024 * 1024
-FULL_READ = 16
 _ORDERS = {"": True, "create_time desc": True, "create_time asc": False, "create_time": False}
 
 
@@ -109,7 +107,7 @@ class JobService(JobServiceServicer):
 
     # The stub wants an iterator; grpc.aio also takes a coroutine that writes, which alone lets a
     # single write have a deadline.
-    @answers
+    @streams
     async def WatchProgress(  # type: ignore[override]
         self, request: pb.WatchProgressRequest, context: Context
     ) -> watch_pb2.WatchProgressResponse | None:
@@ -148,23 +146,13 @@ class JobService(JobServiceServicer):
         full: bool,
         token: tuple[str, str],
     ) -> pb.ListJobsResponse:
-        answer, size = pb.ListJobsResponse(), 0
-        while True:
-            wanted = limit - len(answer.jobs) + 1
-            count = min(wanted, FULL_READ) if full else wanted
-            records = await self._store.list_jobs(
-                _after(query, descending, after, count), full=full
-            )
-            for record in records:
-                job = self._jobs.message(record, payload=full)
-                size += job.ByteSize()
-                if answer.jobs and (size > PAGE_BYTES or len(answer.jobs) == limit):
-                    answer.next_page_token = make_token(answer.jobs[-1].job_id, *token)
-                    return answer
-                answer.jobs.append(job)
-            if len(records) < count:
-                return answer
-            after = records[-1].id
+        async def read(last: str | None, count: int) -> list[JobRecord]:
+            return await self._store.list_jobs(_after(query, descending, last, count), full=full)
+
+        jobs, last = await self._jobs.page(read, after, limit, full=full, payload=full)
+        return pb.ListJobsResponse(
+            jobs=jobs, next_page_token=make_token(last, *token) if last else ""
+        )
 
     @answers
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
@@ -179,8 +167,10 @@ class JobService(JobServiceServicer):
     async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:
         """Queues a terminal job again, as a new run."""
         tenant = tenant_of(context)
-        await self._check_reasoned(request, tenant)
-        stale = await self._store.retry_jobs([request.job_id], request.reason)
+        before = await self._check_reasoned(request, tenant)
+        if before.state in TERMINAL:
+            await self._jobs.require_runnable({(before.task, before.queue): 1})
+        stale = await self._store.retry_jobs([request.job_id], request.reason, actor_of(context))
         record = await self._jobs.read(request.job_id, tenant)
         if stale:
             text = (
@@ -190,11 +180,13 @@ class JobService(JobServiceServicer):
             raise Refusal(Code.FAILED_PRECONDITION, "JOB_NOT_TERMINAL", text)
         return pb.RetryResponse(job=self._jobs.message(record))
 
-    async def _check_reasoned(self, request: pb.CancelRequest | pb.RetryRequest, to: str) -> None:
+    async def _check_reasoned(
+        self, request: pb.CancelRequest | pb.RetryRequest, to: str
+    ) -> JobRecord:
         faults = Faults()
         check_text(request.reason, 1024, "reason", faults)
         faults.check()
-        await self._jobs.read(request.job_id, to)
+        return await self._jobs.read(request.job_id, to)
 
 
 def _query(text: str, tenant: str, faults: Faults) -> JobQuery | None:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
 from longshore.v1 import job_pb2
 from longshore.v1.watch_pb2 import WatchProgressResponse
 from longshore_server.catalogue import CatalogueReader
 from longshore_server.convert import job_message
 from longshore_server.ids import is_id
 from longshore_server.placement import place_record
-from longshore_server.refusals import JOB, not_found
+from longshore_server.refusals import JOB, QUEUE, TASK, gone, not_found
 from longshore_server.times import timestamp
 from longshore_store.model import JobChanges, JobRecord
-from longshore_store.states import TERMINAL, WAITING
+from longshore_store.states import TERMINAL, WAITING, JobState
 from longshore_store.store import Store
+
+PAGE_BYTES = 3 * 1024 * 1024
+FULL_READ = 16
+ReadJobs = Callable[[str | None, int], Awaitable[list[JobRecord]]]
+"""Reads so many jobs after an id, in the order of a list."""
 
 
 class JobReader:
     """What every method that shows a job needs.
 
     Args:
-        retention_us: how long an ended job is kept, for its expire_time.
+        kept_us: how long a job is kept after its end, by its state; for its expire_time.
     """
 
-    def __init__(self, store: Store, catalogue: CatalogueReader, retention_us: int) -> None:
+    def __init__(
+        self, store: Store, catalogue: CatalogueReader, kept_us: Mapping[JobState, int]
+    ) -> None:
         self._store = store
         self._catalogue = catalogue
-        self._retention_us = retention_us
+        self._kept_us = kept_us
 
     def now_us(self) -> int:
         """The clock of the store."""
@@ -44,7 +54,44 @@ class JobReader:
 
     def message(self, record: JobRecord, *, payload: bool = False) -> job_pb2.Job:
         """The job as a message."""
-        return job_message(record, self._retention_us, payload=payload)
+        return job_message(record, self._kept_us, payload=payload)
+
+    async def page(
+        self, read: ReadJobs, after: str | None, limit: int, *, full: bool, payload: bool
+    ) -> tuple[list[job_pb2.Job], str | None]:
+        """One page of a list. It ends early at 3 MiB, so that a client can receive it.
+
+        Returns:
+            The jobs, and the id that the next page comes after, None at the end.
+        """
+        jobs: list[job_pb2.Job] = []
+        size = 0
+        while True:
+            wanted = limit - len(jobs) + 1
+            count = min(wanted, FULL_READ) if full else wanted
+            records = await read(after, count)
+            for record in records:
+                job = self.message(record, payload=payload)
+                size += job.ByteSize()
+                if jobs and (size > PAGE_BYTES or len(jobs) == limit):
+                    return jobs, jobs[-1].job_id
+                jobs.append(job)
+            if len(records) < count:
+                return jobs, None
+            after = records[-1].id
+
+    async def require_runnable(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Refuses to run jobs again whose task or queue is there no more: they would wait for
+        ever. `counts` are jobs by task and queue."""
+        catalogue = await self._catalogue.refresh()
+        missing: Counter[tuple[str, str]] = Counter()
+        for (task, queue), count in counts.items():
+            if task not in catalogue.tasks:
+                missing[TASK, task] += count
+            if queue not in catalogue.queues:
+                missing[QUEUE, queue] += count
+        if missing:
+            raise gone(missing)
 
     async def placement(self, record: JobRecord) -> job_pb2.Placement | None:
         """Where it stands, or None where it waits no more."""

@@ -147,8 +147,7 @@ class Mailbox(Waker):
     def offer(self, rendered: Rendered) -> bool:
         """See Watcher."""
         changes = rendered.changes
-        self.latest = changes.sequence
-        self.worker_heartbeat_us = changes.worker_heartbeat_us
+        self._note(changes)
         for record in changes.events:
             if record.sequence > self.cursor:
                 self._put(rendered, record)
@@ -159,6 +158,14 @@ class Mailbox(Waker):
         if self.events or self.progress is not None or self.ended or self.lagging:
             self.wake()
         return not self.lagging
+
+    def _note(self, changes: JobChanges) -> None:
+        """What heartbeats tell. The same news may come twice, and the older one last."""
+        if changes.sequence > self.latest or self.worker_heartbeat_us is None:
+            self.worker_heartbeat_us = changes.worker_heartbeat_us
+        elif changes.worker_heartbeat_us is not None and changes.sequence == self.latest:
+            self.worker_heartbeat_us = max(self.worker_heartbeat_us, changes.worker_heartbeat_us)
+        self.latest = max(self.latest, changes.sequence)
 
     def _put(self, rendered: Rendered, record: EventRecord) -> None:
         # A sequence that is missing was trimmed while it was unread: the watch will say Gap.

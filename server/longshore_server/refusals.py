@@ -14,6 +14,7 @@ from longshore_server.times import span
 
 DOMAIN = "longshore"
 JOB, TASK, QUEUE = "longshore.v1.Job", "longshore.v1.Task", "longshore.v1.Queue"
+REDRIVE = "longshore.v1.Redrive"
 
 # A status travels in the trailers, for which grpc clients keep 8 KiB: base64 and the message,
 # which goes twice, have to fit too.
@@ -21,6 +22,7 @@ MESSAGE_BYTES = 512
 DETAIL_BYTES = 3500
 MOST_FAULTS = 256
 TEXT_LENGTH = 240
+MOST_GONE = 16
 
 Code = grpc.StatusCode
 
@@ -191,6 +193,37 @@ def not_found(kind: str, name: str) -> Refusal:
     return Refusal(Code.NOT_FOUND, f"{noun.upper()}_NOT_FOUND", message, (resource,))
 
 
+def gone(missing: Mapping[tuple[str, str], int]) -> Refusal:
+    """Jobs are to run again that nothing could run.
+
+    Args:
+        missing: how many of the jobs name a thing that is there no more, by its kind, which is
+            TASK or QUEUE, and its name.
+    """
+    failure = rpc.PreconditionFailure()
+    for (kind, name), count in sorted(missing.items(), key=_tasks_first)[:MOST_GONE]:
+        text = f"{count} of the jobs name it, and it is there no more"
+        failure.violations.add(type=f"{_noun(kind)}_NOT_FOUND", subject=cut(name, 128))
+        failure.violations[-1].description = text
+    first = failure.violations[0]
+    noun = first.type.partition("_")[0].lower()
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    message = (
+        f"{noun} {first.subject!r}{more}, which these jobs name, is there no more: bring it back,"
+        " choose other jobs, or purge these"
+    )
+    return Refusal(Code.FAILED_PRECONDITION, first.type, message, (failure,))
+
+
+def _tasks_first(item: tuple[tuple[str, str], int]) -> tuple[bool, str]:
+    (kind, name), _ = item
+    return kind != TASK, name
+
+
+def _noun(kind: str) -> str:
+    return kind.rpartition(".")[2].upper()
+
+
 def already_exists(reason: str, job_id: str, message: str) -> Refusal:
     """Another job holds the key."""
     resource = rpc.ResourceInfo(resource_type=JOB, resource_name=job_id)
@@ -207,12 +240,6 @@ def exhausted(reason: str, subject: str, message: str, delay: float | None = Non
 def unavailable(reason: str, message: str, delay: float) -> Refusal:
     """The call may be repeated after `delay` seconds."""
     return Refusal(Code.UNAVAILABLE, reason, message, _retry(delay))
-
-
-def unimplemented(what: str) -> Refusal:
-    """In the contract, and not served by this release."""
-    message = f"{what} is not served by this release: see the release notes for what is"
-    return Refusal(Code.UNIMPLEMENTED, "NOT_SERVED", message)
 
 
 def _retry(delay: float | None) -> tuple[Message, ...]:

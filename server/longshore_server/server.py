@@ -16,6 +16,7 @@ from longshore_server.health import SERVICE_NAME as HEALTH
 from longshore_server.health import Health
 from longshore_server.hub import POLL
 from longshore_server.services import SERVICE_NAMES, Services
+from longshore_store.bus import Bus
 from longshore_store.settings import Settings
 from longshore_store.store import Store
 
@@ -49,6 +50,7 @@ class LongshoreServer:
         settings: the deployment; its `server` part holds the limits.
         listen: address and port, "127.0.0.1:50051"; port 0 takes a free one.
         poll: seconds between two polls for changes of watched jobs, should hints be lost.
+        bus: to the other processes over the same store; started and stopped by whoever made it.
         catalogue_period: seconds between two readings of tasks, queues and pools.
         credentials: TLS; without them the port speaks plain text.
         interceptors: run around every call, the first one outermost.
@@ -64,12 +66,15 @@ class LongshoreServer:
         *,
         listen: str = "127.0.0.1:50051",
         poll: float = POLL,
+        bus: Bus | None = None,
         catalogue_period: float = PERIOD,
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self.port = 0
-        self.services = Services(store, settings, poll=poll, catalogue_period=catalogue_period)
+        self.services = Services(
+            store, settings, poll=poll, bus=bus, catalogue_period=catalogue_period
+        )
         self._settings = settings.server
         self._listen = listen
         self._credentials = credentials

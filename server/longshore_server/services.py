@@ -12,13 +12,16 @@ from longshore.v1.pool_service_pb2_grpc import add_PoolServiceServicer_to_server
 from longshore.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from longshore.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
 from longshore_server.catalogue import PERIOD, CatalogueReader
-from longshore_server.catalogue_services import PoolService, QueueService, TaskService
+from longshore_server.catalogue_services import TaskService
 from longshore_server.decoding import DecodingServer
 from longshore_server.hub import POLL, WatchHub
 from longshore_server.job_service import JobService
 from longshore_server.jobs import JobReader
+from longshore_server.pool_service import PoolService
+from longshore_server.queue_service import QueueService
 from longshore_server.submitting import Submitter
-from longshore_server.times import DAY
+from longshore_store.bus import Bus
+from longshore_store.retention_records import ages_of
 from longshore_store.settings import Settings
 from longshore_store.store import Store
 
@@ -34,8 +37,9 @@ class Services:
 
     Args:
         store: open already, and closed by whoever opened it.
-        settings: the deployment; only its `server` part is used here.
+        settings: the deployment; its `server` and `retention` parts are used here.
         poll: seconds between two polls for changes of watched jobs, should hints be lost.
+        bus: to the other processes over the same store; started and stopped by whoever made it.
         catalogue_period: seconds between two readings of tasks, queues and pools.
     """
 
@@ -45,15 +49,16 @@ class Services:
         settings: Settings,
         *,
         poll: float = POLL,
+        bus: Bus | None = None,
         catalogue_period: float = PERIOD,
     ) -> None:
         server = settings.server
-        self.hub = WatchHub(store, server.maximum_watches, poll=poll)
+        self.hub = WatchHub(store, server.maximum_watches, poll=poll, bus=bus)
         self.catalogue = CatalogueReader(store, period=catalogue_period)
-        jobs = JobReader(store, self.catalogue, round(server.retention_days * DAY))
+        jobs = JobReader(store, self.catalogue, ages_of(settings.retention).jobs)
         submitter = Submitter(store, self.catalogue, jobs)
         self._job_service = JobService(store, server, jobs, submitter, self.hub)
-        self._queue_service = QueueService(store, self.catalogue)
+        self._queue_service = QueueService(store, self.catalogue, jobs)
         self._pool_service = PoolService(store)
         self._task_service = TaskService(self.catalogue)
 

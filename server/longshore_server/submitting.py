@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from longshore.seams import seam
 from longshore.v1 import job_pb2
 from longshore.v1.job_service_pb2 import SubmitRequest, SubmitResponse
 from longshore_server.admission import Admission, Item, Prepared, read_items
@@ -58,6 +59,7 @@ class Submitter:
         new, prepared, catalogue = await self._admit(items, places, tenant, catalogue)
         only_validate = requests[0].validate_only
         accepted = await self._store_jobs(new, places, catalogue, only_validate)
+        seam("submit.committed")
         existing = await self._read_existing(accepted, tenant)
         answers = _Answers(catalogue, self._store.now_us(), self._jobs, tenant, new_response)
         answers.build(accepted, prepared, existing, stored=not only_validate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -262,20 +261,6 @@ async def test_tasks(harness: Harness) -> None:
     assert json.loads(found.task.input_schema)["required"] == ["renditions", "codec"]
     unknown = harness.tasks.GetTask(task_service_pb2.GetTaskRequest(task="nope"))
     assert (await refused(unknown)).reason == "TASK_NOT_FOUND"
-
-
-async def test_not_served_yet(harness: Harness) -> None:
-    calls: list[Any] = [
-        harness.queues.ListDeadLetters(queue_service_pb2.ListDeadLettersRequest()),
-        harness.queues.Redrive(queue_service_pb2.RedriveRequest()),
-        harness.queues.PurgeDeadLetters(queue_service_pb2.PurgeDeadLettersRequest()),
-        harness.pools.DrainWorkers(pool_service_pb2.DrainWorkersRequest()),
-        harness.pools.CordonWorker(pool_service_pb2.CordonWorkerRequest()),
-    ]
-    for call in calls:
-        refusal = await refused(call)
-        assert (refusal.code, refusal.reason) == (StatusCode.UNIMPLEMENTED, "NOT_SERVED")
-        assert "not served by this release" in refusal.message
 
 
 async def test_store_that_is_gone(harness: Harness) -> None:

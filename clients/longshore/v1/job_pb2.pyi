@@ -661,7 +661,12 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """How it failed, if it did; details carry an ErrorInfo with the reason."""
+        """How it failed, if it did. Details: an ErrorInfo with the reason, whose
+        metadata holds what is known of `exception` (the type), `signal`,
+        `exit_code`, `memory` (host or device) and what the task added; a BadRequest
+        where the payload is to blame; a DebugInfo with the traceback, at most 8 KiB.
+        Secrets are hidden in all of it.
+        """
 
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -689,6 +694,58 @@ class Attempt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class FailureCounts(_message.Message):
+    """FailureCounts says what has failed in this run of a job, and how much of it is
+    allowed: each class has its own bound, and reaching one dead-letters the job.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    MAXIMUM_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CRASHES_FIELD_NUMBER: _builtins.int
+    MAXIMUM_CRASHES_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
+    MAXIMUM_OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
+    INTERRUPTIONS_FIELD_NUMBER: _builtins.int
+    MAXIMUM_INTERRUPTIONS_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """Attempts that raised or timed out."""
+    maximum_attempts: _builtins.int
+    """So many, by retry_policy.maximum_attempts."""
+    crashes: _builtins.int
+    """Attempts whose process died."""
+    maximum_crashes: _builtins.int
+    """So many."""
+    out_of_memory: _builtins.int
+    """Attempts that ran out of memory."""
+    maximum_out_of_memory: _builtins.int
+    """So many."""
+    interruptions: _builtins.int
+    """Attempts that were lost with their worker or device: refunded, yet counted."""
+    maximum_interruptions: _builtins.int
+    """So many."""
+    def __init__(
+        self,
+        *,
+        attempts: _builtins.int = ...,
+        maximum_attempts: _builtins.int = ...,
+        crashes: _builtins.int = ...,
+        maximum_crashes: _builtins.int = ...,
+        out_of_memory: _builtins.int = ...,
+        maximum_out_of_memory: _builtins.int = ...,
+        interruptions: _builtins.int = ...,
+        maximum_interruptions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "crashes", b"crashes", "interruptions", b"interruptions", "maximum_attempts", b"maximum_attempts", "maximum_crashes", b"maximum_crashes", "maximum_interruptions", b"maximum_interruptions", "maximum_out_of_memory", b"maximum_out_of_memory", "out_of_memory", b"out_of_memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureCounts: _TypeAlias = FailureCounts  # noqa: Y015
 
 @_typing.final
 class JobResult(_message.Message):
@@ -760,6 +817,7 @@ class Job(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     LATEST_SEQUENCE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """A UUIDv7, given by the server."""
     state: Global___JobState.ValueType
@@ -810,6 +868,10 @@ class Job(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Failure, cancellation or expiry."""
 
+    @_builtins.property
+    def failure_counts(self) -> Global___FailureCounts:
+        """What has failed in this run; unset while nothing has."""
+
     def __init__(
         self,
         *,
@@ -828,10 +890,11 @@ class Job(_message.Message):
         tenant: _builtins.str = ...,
         latest_sequence: _builtins.int = ...,
         run: _builtins.int = ...,
+        failure_counts: Global___FailureCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "outcome", b"outcome", "progress", b"progress", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "outcome", b"outcome", "progress", b"progress", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

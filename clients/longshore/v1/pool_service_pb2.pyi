@@ -37,7 +37,9 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     WORKER_STATE_CORDONED: _WorkerState.ValueType  # 3
     """Takes no new work, by request."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 4
-    """Finishes what it has and goes."""
+    """Finishes what it has and goes. Once it is idle it keeps its place on the
+    node for a while, so that its replacement comes up elsewhere.
+    """
     WORKER_STATE_LOST: _WorkerState.ValueType  # 5
     """Gone, or silent for longer than its lease."""
 
@@ -53,7 +55,9 @@ WORKER_STATE_READY: WorkerState.ValueType  # 2
 WORKER_STATE_CORDONED: WorkerState.ValueType  # 3
 """Takes no new work, by request."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 4
-"""Finishes what it has and goes."""
+"""Finishes what it has and goes. Once it is idle it keeps its place on the
+node for a while, so that its replacement comes up elsewhere.
+"""
 WORKER_STATE_LOST: WorkerState.ValueType  # 5
 """Gone, or silent for longer than its lease."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
@@ -278,7 +282,7 @@ class ListWorkersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """Only of this pool; empty is all."""
+    """Only of this pool; empty is all. NOT_FOUND where there is no such pool."""
     page_size: _builtins.int
     """At most 1000; default 100."""
     page_token: _builtins.str
@@ -328,7 +332,9 @@ Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
 
 @_typing.final
 class DrainWorkersRequest(_message.Message):
-    """DrainWorkersRequest chooses workers."""
+    """DrainWorkersRequest chooses workers: each that one of the fields chooses, at
+    least one of which is set.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -337,16 +343,18 @@ class DrainWorkersRequest(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """Or all of this pool."""
+    """All of this pool. NOT_FOUND where there is no such pool."""
     node: _builtins.str
-    """Or all on this Ray node."""
+    """All on this Ray node; it may have none."""
     @_builtins.property
     def worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """These workers."""
+        """These workers, at most 1000. NOT_FOUND names those that are no workers now."""
 
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
-        """How long running attempts may take before they are taken back."""
+        """How long running attempts may take before they are taken back, at most a
+        day; default 30 s. Their cancel_grace, at most 10 s, comes on top.
+        """
 
     def __init__(
         self,
@@ -374,12 +382,12 @@ class DrainWorkersResponse(_message.Message):
     FINISHED_ATTEMPTS_FIELD_NUMBER: _builtins.int
     RELEASED_ATTEMPTS_FIELD_NUMBER: _builtins.int
     finished_attempts: _builtins.int
-    """Attempts that finished within the grace."""
+    """Attempts that ended by themselves since the order."""
     released_attempts: _builtins.int
-    """Attempts that were taken back."""
+    """Attempts that were taken back, those that had not begun included."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
-        """The workers, idle."""
+        """The workers, idle; LOST are those that went before they were."""
 
     def __init__(
         self,

@@ -76,15 +76,23 @@ class PoolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorkers(self, request, context):
-        """DrainWorkers gives no new work to some workers and answers once they are
-        idle or the grace is over.
+        """DrainWorkers takes workers out of service and answers once nothing is left
+        on them, so that their machine may go. They get no new work, what has not
+        begun comes back at once, and their tasks are asked for a checkpoint. What
+        does not finish within the grace is cancelled, released with a refund, and
+        goes on elsewhere from its checkpoint. Their pool starts others.
+
+        The order is durable and outlives a change of scheduler. Repeating the call
+        waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
+        that no scheduler has carried it out in time: the order stands all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CordonWorker(self, request, context):
-        """CordonWorker gives no new work to one worker, or gives it work again.
+        """CordonWorker gives no new work to one worker, or gives it work again; what
+        it has goes on. FAILED_PRECONDITION where a drained worker should get work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

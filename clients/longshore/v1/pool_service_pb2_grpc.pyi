@@ -38,11 +38,20 @@ class PoolServiceStub:
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.ListWorkersRequest, _pool_service_pb2.ListWorkersResponse]
     """ListWorkers pages through workers."""
     DrainWorkers: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.DrainWorkersRequest, _pool_service_pb2.DrainWorkersResponse]
-    """DrainWorkers gives no new work to some workers and answers once they are
-    idle or the grace is over.
+    """DrainWorkers takes workers out of service and answers once nothing is left
+    on them, so that their machine may go. They get no new work, what has not
+    begun comes back at once, and their tasks are asked for a checkpoint. What
+    does not finish within the grace is cancelled, released with a refund, and
+    goes on elsewhere from its checkpoint. Their pool starts others.
+
+    The order is durable and outlives a change of scheduler. Repeating the call
+    waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
+    that no scheduler has carried it out in time: the order stands all the same.
     """
     CordonWorker: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.CordonWorkerRequest, _pool_service_pb2.CordonWorkerResponse]
-    """CordonWorker gives no new work to one worker, or gives it work again."""
+    """CordonWorker gives no new work to one worker, or gives it work again; what
+    it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+    """
 
 @_typing.type_check_only
 class PoolServiceAsyncStub(PoolServiceStub):
@@ -54,11 +63,20 @@ class PoolServiceAsyncStub(PoolServiceStub):
     ListWorkers: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.ListWorkersRequest, _pool_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """ListWorkers pages through workers."""
     DrainWorkers: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.DrainWorkersRequest, _pool_service_pb2.DrainWorkersResponse]  # type: ignore[assignment]
-    """DrainWorkers gives no new work to some workers and answers once they are
-    idle or the grace is over.
+    """DrainWorkers takes workers out of service and answers once nothing is left
+    on them, so that their machine may go. They get no new work, what has not
+    begun comes back at once, and their tasks are asked for a checkpoint. What
+    does not finish within the grace is cancelled, released with a refund, and
+    goes on elsewhere from its checkpoint. Their pool starts others.
+
+    The order is durable and outlives a change of scheduler. Repeating the call
+    waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
+    that no scheduler has carried it out in time: the order stands all the same.
     """
     CordonWorker: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.CordonWorkerRequest, _pool_service_pb2.CordonWorkerResponse]  # type: ignore[assignment]
-    """CordonWorker gives no new work to one worker, or gives it work again."""
+    """CordonWorker gives no new work to one worker, or gives it work again; what
+    it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+    """
 
 class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
     """PoolService shows where jobs run, and takes workers out of service."""
@@ -85,8 +103,15 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_service_pb2.DrainWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_service_pb2.DrainWorkersResponse, _abc.Awaitable[_pool_service_pb2.DrainWorkersResponse]]:
-        """DrainWorkers gives no new work to some workers and answers once they are
-        idle or the grace is over.
+        """DrainWorkers takes workers out of service and answers once nothing is left
+        on them, so that their machine may go. They get no new work, what has not
+        begun comes back at once, and their tasks are asked for a checkpoint. What
+        does not finish within the grace is cancelled, released with a refund, and
+        goes on elsewhere from its checkpoint. Their pool starts others.
+
+        The order is durable and outlives a change of scheduler. Repeating the call
+        waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
+        that no scheduler has carried it out in time: the order stands all the same.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +120,8 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_service_pb2.CordonWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_service_pb2.CordonWorkerResponse, _abc.Awaitable[_pool_service_pb2.CordonWorkerResponse]]:
-        """CordonWorker gives no new work to one worker, or gives it work again."""
+        """CordonWorker gives no new work to one worker, or gives it work again; what
+        it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+        """
 
 def add_PoolServiceServicer_to_server(servicer: PoolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

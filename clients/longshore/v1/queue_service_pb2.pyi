@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from longshore.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RedriveState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RedriveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RedriveState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REDRIVE_STATE_UNSPECIFIED: _RedriveState.ValueType  # 0
+    """Not set."""
+    REDRIVE_STATE_RUNNING: _RedriveState.ValueType  # 1
+    """Jobs are being queued again, at the rate."""
+    REDRIVE_STATE_COMPLETED: _RedriveState.ValueType  # 2
+    """Every job that it covers was taken."""
+    REDRIVE_STATE_STOPPED: _RedriveState.ValueType  # 3
+    """Somebody called StopRedrive."""
+    REDRIVE_STATE_TRIPPED: _RedriveState.ValueType  # 4
+    """It stopped by itself: too many failed again."""
+
+class RedriveState(_RedriveState, metaclass=_RedriveStateEnumTypeWrapper):
+    """RedriveState is where a redrive stands."""
+
+REDRIVE_STATE_UNSPECIFIED: RedriveState.ValueType  # 0
+"""Not set."""
+REDRIVE_STATE_RUNNING: RedriveState.ValueType  # 1
+"""Jobs are being queued again, at the rate."""
+REDRIVE_STATE_COMPLETED: RedriveState.ValueType  # 2
+"""Every job that it covers was taken."""
+REDRIVE_STATE_STOPPED: RedriveState.ValueType  # 3
+"""Somebody called StopRedrive."""
+REDRIVE_STATE_TRIPPED: RedriveState.ValueType  # 4
+"""It stopped by itself: too many failed again."""
+Global___RedriveState: _TypeAlias = RedriveState  # noqa: Y015
 
 @_typing.final
 class Queue(_message.Message):
@@ -309,7 +342,7 @@ Global___ListDeadLettersRequest: _TypeAlias = ListDeadLettersRequest  # noqa: Y0
 
 @_typing.final
 class ListDeadLettersResponse(_message.Message):
-    """ListDeadLettersResponse is one page, the newest first."""
+    """ListDeadLettersResponse is one page, the newest job first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -351,9 +384,12 @@ class RedriveRequest(_message.Message):
     rate: _builtins.float
     """Jobs per second, 0.1 to 1000."""
     reason: _builtins.str
-    """Why, at most 1,024 characters; recorded with the actor."""
+    """Why, 1 to 1,024 characters; recorded with the actor."""
     maximum_failure_share: _builtins.float
-    """Stop by itself once more than this share of the redriven fail again: 0 to 1."""
+    """Stop by itself once more than this share of the redriven have ended FAILED
+    or DEAD_LETTERED again: 0.001 to 1, looked at from the tenth job on. 0 or
+    unset never stops.
+    """
     @_builtins.property
     def selection(self) -> Global___DeadLetterSelection:
         """Which."""
@@ -390,7 +426,7 @@ class RedriveResponse(_message.Message):
     """The jobs it covers."""
     @_builtins.property
     def sample(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """Some of them, at most 20."""
+        """The newest of them, at most 20, BASIC view."""
 
     def __init__(
         self,
@@ -408,6 +444,190 @@ class RedriveResponse(_message.Message):
 Global___RedriveResponse: _TypeAlias = RedriveResponse  # noqa: Y015
 
 @_typing.final
+class Redrive(_message.Message):
+    """Redrive is one redrive and how far it has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDRIVE_ID_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FAILURE_SHARE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    REDRIVEN_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    redrive_id: _builtins.str
+    """The id."""
+    state: Global___RedriveState.ValueType
+    """Where it stands."""
+    stop_reason: _builtins.str
+    """Why it was stopped, or stopped by itself."""
+    actor: _builtins.str
+    """Who began it."""
+    reason: _builtins.str
+    """Why."""
+    rate: _builtins.float
+    """Jobs per second."""
+    maximum_failure_share: _builtins.float
+    """The share of failures above which it stops; 0 is never."""
+    total: _builtins.int
+    """The jobs that it covered when it began."""
+    redriven: _builtins.int
+    """Jobs queued again. Fewer than total where some were retried by hand,
+    purged, or are no dead letters any more.
+    """
+    failed: _builtins.int
+    """Of those: ended FAILED or DEAD_LETTERED again. Counted on when it is over."""
+    @_builtins.property
+    def selection(self) -> Global___DeadLetterSelection:
+        """Which dead letters it covers; those of later than create_time never."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was over."""
+
+    def __init__(
+        self,
+        *,
+        redrive_id: _builtins.str = ...,
+        selection: Global___DeadLetterSelection | None = ...,
+        state: Global___RedriveState.ValueType = ...,
+        stop_reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        rate: _builtins.float = ...,
+        maximum_failure_share: _builtins.float = ...,
+        total: _builtins.int = ...,
+        redriven: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "selection", b"selection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "end_time", b"end_time", "failed", b"failed", "maximum_failure_share", b"maximum_failure_share", "rate", b"rate", "reason", b"reason", "redrive_id", b"redrive_id", "redriven", b"redriven", "selection", b"selection", "state", b"state", "stop_reason", b"stop_reason", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redrive: _TypeAlias = Redrive  # noqa: Y015
+
+@_typing.final
+class ListRedrivesRequest(_message.Message):
+    """ListRedrivesRequest pages through redrives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most 1000; default 50."""
+    page_token: _builtins.str
+    """From the previous page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRedrivesRequest: _TypeAlias = ListRedrivesRequest  # noqa: Y015
+
+@_typing.final
+class ListRedrivesResponse(_message.Message):
+    """ListRedrivesResponse is one page, the newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDRIVES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end."""
+    @_builtins.property
+    def redrives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redrive]:
+        """The redrives."""
+
+    def __init__(
+        self,
+        *,
+        redrives: _abc.Iterable[Global___Redrive] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "redrives", b"redrives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRedrivesResponse: _TypeAlias = ListRedrivesResponse  # noqa: Y015
+
+@_typing.final
+class StopRedriveRequest(_message.Message):
+    """StopRedriveRequest names a redrive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDRIVE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    redrive_id: _builtins.str
+    """The redrive."""
+    reason: _builtins.str
+    """Why, at most 1,024 characters; recorded with the actor."""
+    def __init__(
+        self,
+        *,
+        redrive_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "redrive_id", b"redrive_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRedriveRequest: _TypeAlias = StopRedriveRequest  # noqa: Y015
+
+@_typing.final
+class StopRedriveResponse(_message.Message):
+    """StopRedriveResponse is the redrive as it is now; one that was over before
+    stays as it ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDRIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def redrive(self) -> Global___Redrive:
+        """The redrive."""
+
+    def __init__(
+        self,
+        *,
+        redrive: Global___Redrive | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["redrive", b"redrive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redrive", b"redrive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRedriveResponse: _TypeAlias = StopRedriveResponse  # noqa: Y015
+
+@_typing.final
 class PurgeDeadLettersRequest(_message.Message):
     """PurgeDeadLettersRequest deletes dead letters."""
 
@@ -419,7 +639,7 @@ class PurgeDeadLettersRequest(_message.Message):
     dry_run: _builtins.bool
     """Only count; change nothing."""
     reason: _builtins.str
-    """Why, at most 1,024 characters; recorded with the actor."""
+    """Why, 1 to 1,024 characters; recorded with the actor."""
     @_builtins.property
     def selection(self) -> Global___DeadLetterSelection:
         """Which."""
@@ -446,16 +666,20 @@ class PurgeDeadLettersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """The jobs deleted, or covered by a dry run."""
+    """The jobs deleted by this call, or covered by a dry run."""
+    more: _builtins.bool
+    """True where the deadline of the call came first: call again for the rest."""
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,16 @@ class QueueServiceStub:
                 request_serializer=longshore_dot_v1_dot_queue__service__pb2.RedriveRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_queue__service__pb2.RedriveResponse.FromString,
                 _registered_method=True)
+        self.ListRedrives = channel.unary_unary(
+                '/longshore.v1.QueueService/ListRedrives',
+                request_serializer=longshore_dot_v1_dot_queue__service__pb2.ListRedrivesRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_queue__service__pb2.ListRedrivesResponse.FromString,
+                _registered_method=True)
+        self.StopRedrive = channel.unary_unary(
+                '/longshore.v1.QueueService/StopRedrive',
+                request_serializer=longshore_dot_v1_dot_queue__service__pb2.StopRedriveRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_queue__service__pb2.StopRedriveResponse.FromString,
+                _registered_method=True)
         self.PurgeDeadLetters = channel.unary_unary(
                 '/longshore.v1.QueueService/PurgeDeadLetters',
                 request_serializer=longshore_dot_v1_dot_queue__service__pb2.PurgeDeadLettersRequest.SerializeToString,
@@ -102,6 +112,22 @@ class QueueServiceServicer:
 
     def Redrive(self, request, context):
         """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
+        FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
+        is there no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRedrives(self, request, context):
+        """ListRedrives pages through redrives, those that are over included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRedrive(self, request, context):
+        """StopRedrive ends a redrive; what it has queued stays queued. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +167,16 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.Redrive,
                     request_deserializer=longshore_dot_v1_dot_queue__service__pb2.RedriveRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_queue__service__pb2.RedriveResponse.SerializeToString,
+            ),
+            'ListRedrives': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRedrives,
+                    request_deserializer=longshore_dot_v1_dot_queue__service__pb2.ListRedrivesRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_queue__service__pb2.ListRedrivesResponse.SerializeToString,
+            ),
+            'StopRedrive': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRedrive,
+                    request_deserializer=longshore_dot_v1_dot_queue__service__pb2.StopRedriveRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_queue__service__pb2.StopRedriveResponse.SerializeToString,
             ),
             'PurgeDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.PurgeDeadLetters,
@@ -284,6 +320,60 @@ class QueueService:
             '/longshore.v1.QueueService/Redrive',
             longshore_dot_v1_dot_queue__service__pb2.RedriveRequest.SerializeToString,
             longshore_dot_v1_dot_queue__service__pb2.RedriveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRedrives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.QueueService/ListRedrives',
+            longshore_dot_v1_dot_queue__service__pb2.ListRedrivesRequest.SerializeToString,
+            longshore_dot_v1_dot_queue__service__pb2.ListRedrivesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRedrive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.QueueService/StopRedrive',
+            longshore_dot_v1_dot_queue__service__pb2.StopRedriveRequest.SerializeToString,
+            longshore_dot_v1_dot_queue__service__pb2.StopRedriveResponse.FromString,
             options,
             channel_credentials,
             insecure,

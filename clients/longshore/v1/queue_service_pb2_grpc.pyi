@@ -44,7 +44,14 @@ class QueueServiceStub:
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
     """ListDeadLetters pages through dead-lettered jobs."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveRequest, _queue_service_pb2.RedriveResponse]
-    """Redrive queues dead-lettered jobs again: a dry run first, then at a rate."""
+    """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
+    FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
+    is there no more.
+    """
+    ListRedrives: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListRedrivesRequest, _queue_service_pb2.ListRedrivesResponse]
+    """ListRedrives pages through redrives, those that are over included."""
+    StopRedrive: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.StopRedriveRequest, _queue_service_pb2.StopRedriveResponse]
+    """StopRedrive ends a redrive; what it has queued stays queued. Idempotent."""
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeDeadLettersRequest, _queue_service_pb2.PurgeDeadLettersResponse]
     """PurgeDeadLetters deletes dead-lettered jobs for good."""
 
@@ -64,7 +71,14 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """ListDeadLetters pages through dead-lettered jobs."""
     Redrive: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveRequest, _queue_service_pb2.RedriveResponse]  # type: ignore[assignment]
-    """Redrive queues dead-lettered jobs again: a dry run first, then at a rate."""
+    """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
+    FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
+    is there no more.
+    """
+    ListRedrives: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListRedrivesRequest, _queue_service_pb2.ListRedrivesResponse]  # type: ignore[assignment]
+    """ListRedrives pages through redrives, those that are over included."""
+    StopRedrive: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.StopRedriveRequest, _queue_service_pb2.StopRedriveResponse]  # type: ignore[assignment]
+    """StopRedrive ends a redrive; what it has queued stays queued. Idempotent."""
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeDeadLettersRequest, _queue_service_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
     """PurgeDeadLetters deletes dead-lettered jobs for good."""
 
@@ -111,7 +125,26 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveResponse, _abc.Awaitable[_queue_service_pb2.RedriveResponse]]:
-        """Redrive queues dead-lettered jobs again: a dry run first, then at a rate."""
+        """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
+        FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
+        is there no more.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRedrives(
+        self,
+        request: _queue_service_pb2.ListRedrivesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListRedrivesResponse, _abc.Awaitable[_queue_service_pb2.ListRedrivesResponse]]:
+        """ListRedrives pages through redrives, those that are over included."""
+
+    @_abc_1.abstractmethod
+    def StopRedrive(
+        self,
+        request: _queue_service_pb2.StopRedriveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.StopRedriveResponse, _abc.Awaitable[_queue_service_pb2.StopRedriveResponse]]:
+        """StopRedrive ends a redrive; what it has queued stays queued. Idempotent."""
 
     @_abc_1.abstractmethod
     def PurgeDeadLetters(

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from longshore.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -153,19 +154,33 @@ class StateChange(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     WILL_RETRY_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     from_state: _job_pb2.JobState.ValueType
     """From."""
     to_state: _job_pb2.JobState.ValueType
     """To."""
     reason: _builtins.str
     """A stable reason: SUBMITTED, DUE, LEASED,
-    STARTED, COMPLETED, CANCEL_REQUESTED, WORKER_LOST, OUT_OF_MEMORY.
+    STARTED, COMPLETED, CANCEL_REQUESTED, WORKER_LOST, OUT_OF_MEMORY,
+    RETRY_REQUESTED, REDRIVEN.
     """
     will_retry: _builtins.bool
-    """True where an attempt failed and another one follows."""
+    """True where an attempt failed or was interrupted, and another one follows."""
+    failure_class: _job_pb2.FailureClass.ValueType
+    """Why the attempt ended without a result, or the job before it had one."""
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
-        """When the next attempt starts, if one does."""
+        """When the next attempt is due, where it waits for its backoff."""
+
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """Who ordered it, where people did: on RETRY_REQUESTED and REDRIVEN."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The same in full, without the traceback: that is in Attempt.error."""
 
     def __init__(
         self,
@@ -175,14 +190,47 @@ class StateChange(_message.Message):
         reason: _builtins.str = ...,
         will_retry: _builtins.bool = ...,
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        order: Global___Order | None = ...,
+        failure_class: _job_pb2.FailureClass.ValueType = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "next_attempt_time", b"next_attempt_time", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_state", b"from_state", "next_attempt_time", b"next_attempt_time", "reason", b"reason", "to_state", b"to_state", "will_retry", b"will_retry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "failure_class", b"failure_class", "from_state", b"from_state", "next_attempt_time", b"next_attempt_time", "order", b"order", "reason", b"reason", "to_state", b"to_state", "will_retry", b"will_retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateChange: _TypeAlias = StateChange  # noqa: Y015
+
+@_typing.final
+class Order(_message.Message):
+    """Order says by whom and why people changed a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REDRIVE_ID_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who."""
+    reason: _builtins.str
+    """Why."""
+    redrive_id: _builtins.str
+    """The redrive that it was part of; empty for a Retry."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        redrive_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "redrive_id", b"redrive_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class LogChunk(_message.Message):
