@@ -56,6 +56,10 @@ class WorkerActor:
         """See Worker.recall."""
         await self._worker.recall(keys)
 
+    async def held(self) -> list[tuple[str, int, str]]:
+        """See Worker.held."""
+        return await self._worker.held()
+
     async def stop(self, grace: float) -> None:
         """See Worker.stop. The actor lives on, so that `poll` can hand over the last reports."""
         await self._worker.stop(grace)

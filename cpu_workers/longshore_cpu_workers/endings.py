@@ -57,7 +57,7 @@ def died(code: int, *, out_of_memory: bool) -> Failure:
             CODES["RESOURCE_EXHAUSTED"],
             "OUT_OF_MEMORY",
             "the kernel killed the process of the task for memory; ask for more memory",
-            (("signal", "SIGKILL"),),
+            (("signal", "SIGKILL"), ("memory", "host")),
         )
     if code < 0:
         name = signal_name(-code)

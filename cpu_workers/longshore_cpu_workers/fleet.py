@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 from longshore_cpu_workers.binding import Binding, DeviceSet
-from longshore_cpu_workers.guardian import Guardian
 from longshore_cpu_workers.handle import Listener, Role, Runner
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.spawn import spawn
@@ -23,14 +22,17 @@ class Fleet:
 
     A runner that dies before it is ready counts as a failed start. Starts then pause, longer
     each time; `hopeless` says that the attempts that wait should not wait any longer.
+    The tokens of runners begin with `token`.
     """
 
-    def __init__(self, settings: WorkerSettings, binding: Binding, listener: Listener) -> None:
+    def __init__(
+        self, settings: WorkerSettings, binding: Binding, token: str, listener: Listener
+    ) -> None:
         self._settings = settings
         self._binding = binding
         self._listener = listener
         self._runners: dict[int, Runner] = {}
-        self._guardian = Guardian()
+        self._token = token
         self._failures = 0
         self._pause_until = 0.0
         self.closed = False
@@ -92,10 +94,6 @@ class Fleet:
         self._fail(f"a runner exited with {runner.process.returncode} before it was ready")
         return True
 
-    async def dismiss_guardian(self) -> None:
-        """The last step: nothing is left to be guarded."""
-        await self._guardian.dismiss()
-
     def tick(self, now: float) -> None:
         """Kills what should have ended by now, and reaps what was idle for long."""
         for runner in self:
@@ -129,7 +127,7 @@ class Fleet:
         if self.closed or not room or time.monotonic() < self._pause_until:
             return False
         try:
-            spawned = spawn(self._settings, self._binding.env(devices), self._guardian.token)
+            spawned = spawn(self._settings, self._binding.env(devices), self._token)
         except OSError as error:
             self._fail(f"cannot start a runner: {error}")
             return False

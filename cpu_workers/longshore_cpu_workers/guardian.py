@@ -1,43 +1,93 @@
-"""A small process that outlives a killed worker by a moment, and ends what the worker left.
+"""A small process that outlives a dead or useless worker by a moment, and ends what it left.
 
 The kernel kills runners when their worker dies, and `sdk.processes.popen` ties a child to its
 runner in the same way. What task code starts by other means has no such tie: the guardian finds
 it by the token in its environment.
+
+A worker that is stopped, hung or cut off from every scheduler is not dead, but its leases are
+lost. It beats while a scheduler asks it for news; when the beats stay away for long, the guardian
+kills it too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import os
 import secrets
 import subprocess
 import sys
 from pathlib import Path
 
+# It counts its own waking: a clock that jumps, or a machine that sleeps, ends nobody. One read
+# takes all beats of the time in which it was stopped itself.
 _CODE = """
-import sys
+import os, select, signal, sys
 sys.path.insert(0, sys.argv[1])
 from longshore_cpu_workers.reaping import bury_worker
-sys.stdin.buffer.read()
-bury_worker(sys.argv[2])
+token, period, patience = sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+worker, silent = os.getppid(), 0
+while silent < patience or not patience:
+    if not select.select([0], [], [], period)[0]:
+        silent += 1
+    elif os.read(0, 65536):
+        silent = 0
+    else:
+        break
+else:
+    if os.getppid() == worker == int(sys.argv[5]):
+        os.kill(worker, signal.SIGKILL)
+bury_worker(token)
 """
 _ROOT = Path(__file__).parent.parent
+_LONGEST_PERIOD = 1.0
+_PARTS = 10
 
 
 class Guardian:
-    """Holds a pipe to the guardian process; when the pipe closes, the guardian acts and ends.
+    """Holds a pipe to the guardian process; when it closes or falls silent, the guardian acts.
+
+    Args:
+        abandon_after: seconds without a beat after which it kills this process, and all that
+            belongs to it; None waits for ever.
 
     Attributes:
         token: what the tokens of this worker's runners begin with.
+        period: seconds between two beats.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, abandon_after: float | None = None) -> None:
         self.token = secrets.token_hex(8)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _CODE, str(_ROOT), self.token],
+        self.period = _LONGEST_PERIOD
+        patience = 0
+        if abandon_after is not None:
+            self.period = min(_LONGEST_PERIOD, abandon_after / _PARTS)
+            patience = math.ceil(abandon_after / self.period)
+        self._words = (str(_ROOT), self.token, str(self.period), str(patience), str(os.getpid()))
+        self._process, self._pipe = self._start()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _CODE, *self._words],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a signal to the worker's group does not reach it
         )
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        return process, process.stdin.fileno()
+
+    def revive(self) -> None:
+        """Starts the process again where something killed it."""
+        if self._process.poll() is not None:
+            self._process.communicate()
+            self._process, self._pipe = self._start()
+
+    def beat(self) -> None:
+        """Says that a scheduler asks for this worker. Never blocks."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._pipe, b".")
 
     async def dismiss(self) -> None:
         """Closes the pipe and returns once the process has ended."""

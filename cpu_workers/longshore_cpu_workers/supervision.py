@@ -44,10 +44,11 @@ class Supervision:
         self,
         settings: WorkerSettings,
         binding: Binding,
+        token: str,
         outbox: Outbox,
         register: Register,
     ) -> None:
-        self.fleet = Fleet(settings, binding, self)
+        self.fleet = Fleet(settings, binding, token, self)
         self.dispatcher = Dispatcher(settings, binding, self.fleet, self._on_handed)
         self.closing = False
         self.changed = asyncio.Event()
@@ -89,6 +90,18 @@ class Supervision:
             for runner in self._holders(attempt):
                 runner.send(["withdraw", [attempt.serial]])
 
+    def drain(self, ends_at: float) -> None:
+        """Takes nothing more, gives back what has not begun, asks the rest for checkpoints.
+
+        ends_at: when what runs is cancelled, by the monotonic clock, which runners share.
+        """
+        self.closing = True
+        for runner in self.fleet:
+            runner.send(["drain", ends_at])
+        for attempt in self._register:
+            if attempt.stage is not Stage.RUNNING:
+                self.recall(attempt)
+
     def checkpoint_acknowledged(self, report: Checkpointed) -> None:
         """The scheduler has stored a checkpoint: the task may go on."""
         attempt = self._register.get((report.job_id, report.fence))
@@ -105,7 +118,6 @@ class Supervision:
         while len(self.fleet) or self._burials:
             self.changed.clear()
             await self.changed.wait()
-        await self.fleet.dismiss_guardian()
 
     # Time
 

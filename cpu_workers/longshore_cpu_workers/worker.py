@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import time
 from collections.abc import Iterable
 
 from longshore.sdk.failures import FailureClass
-from longshore_cpu_workers.attempt import Attempt, Stage
+from longshore_cpu_workers.attempt import Attempt
 from longshore_cpu_workers.binding import Binding, NoDevices
 from longshore_cpu_workers.endings import too_large
+from longshore_cpu_workers.guardian import Guardian
 from longshore_cpu_workers.outbox import Outbox
 from longshore_cpu_workers.register import Register
 from longshore_cpu_workers.settings import WorkerSettings
@@ -44,8 +46,13 @@ class Worker:
         self._outbox = Outbox(self._acknowledged)
         self._register = Register(self._outbox)
         self._supervision: Supervision | None = None
+        self._guardian = Guardian(settings.abandon_after)
+        self._heard = False
+        self._polls = 0
         self._ticker: asyncio.Task[None] | None = None
+        self._beater: asyncio.Task[None] | None = None
         self._stopped: asyncio.Task[None] | None = None
+        self._ends_at = math.inf
 
     def start(self) -> None:
         """Warms the first runner; every other method does this too, when it is the first."""
@@ -77,7 +84,12 @@ class Worker:
             ValueError: ack is the number of no report.
         """
         self._running()
-        return await self._outbox.poll(ack, min(max(wait, 0.0), _LONGEST_WAIT))
+        self._polls += 1
+        try:
+            return await self._outbox.poll(ack, min(max(wait, 0.0), _LONGEST_WAIT))
+        finally:
+            self._polls -= 1
+            self._heard = True
 
     async def cancel(self, orders: Iterable[Cancel]) -> None:
         """Ends attempts as CANCELLED; unknown ones are ignored, their outcome was reported."""
@@ -104,13 +116,26 @@ class Worker:
     async def stop(self, grace: float) -> None:
         """Ends the worker; when it returns no process of a runner is left.
 
-        What has not begun is Returned. What runs may finish within `grace` seconds, is then
-        cancelled (10 s at most), then killed, and reported as Failed, class DRAINED. `poll`
-        goes on working, for the reports that are left.
+        What has not begun is Returned. What runs is asked for a checkpoint at once and may
+        finish within `grace` seconds, is then cancelled (10 s at most), then killed, and
+        reported as Failed, class DRAINED. `poll` goes on working, for the reports that are
+        left. Calling it again waits for the same end; the shortest grace counts.
         """
+        supervision = self._running()
+        ends_at = time.monotonic() + max(grace, 0.0)
+        if ends_at < self._ends_at:
+            self._ends_at = ends_at
+            supervision.drain(ends_at)
+            supervision.changed.set()
         if self._stopped is None:
-            self._stopped = asyncio.create_task(self._stop(grace))
+            self._stopped = asyncio.create_task(self._stop(supervision))
         await asyncio.shield(self._stopped)
+
+    async def close(self) -> None:
+        """Sends the guardian away: for a stopped worker in a process that goes on without it."""
+        if self._beater is not None:
+            self._beater.cancel()
+        await self._guardian.dismiss()
 
     async def info(self) -> WorkerInfo:
         """Who this worker is and what it offers."""
@@ -119,13 +144,20 @@ class Worker:
         devices = self._binding.devices()
         return WorkerInfo(s.worker_id, s.pool, s.node, os.getpid(), s.capacity, devices)
 
+    async def held(self) -> list[tuple[str, int, str]]:
+        """What it has: job id, fence and the name of the stage, of attempts that have not ended."""
+        return [(*attempt.key, attempt.stage.name) for attempt in self._register]
+
     def _running(self) -> Supervision:
         if self._supervision is None:
             settings, binding = self._settings, self._binding
             settings.scratch.mkdir(parents=True, exist_ok=True)
-            self._supervision = Supervision(settings, binding, self._outbox, self._register)
+            self._supervision = Supervision(
+                settings, binding, self._guardian.token, self._outbox, self._register
+            )
             self._supervision.fleet.keep_spare()
             self._ticker = asyncio.create_task(self._tick(self._supervision))
+            self._beater = asyncio.create_task(self._beat())
         return self._supervision
 
     def _admit(self, supervision: Supervision, attempt: Attempt) -> None:
@@ -150,14 +182,17 @@ class Worker:
             except Exception:  # noqa: BLE001 - without ticks no deadline is ever enforced again
                 _log.exception("a tick failed; the next one goes on")
 
-    async def _stop(self, grace: float) -> None:
-        supervision = self._running()
-        supervision.closing = True
-        for attempt in self._register:
-            if attempt.stage is not Stage.RUNNING:
-                supervision.recall(attempt)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_ended(supervision), max(grace, 0.0))
+    async def _beat(self) -> None:
+        """Tells the guardian, while some scheduler asks for this worker."""
+        while True:
+            await asyncio.sleep(self._guardian.period)
+            self._guardian.revive()
+            if self._polls or self._heard:
+                self._heard = False
+                self._guardian.beat()
+
+    async def _stop(self, supervision: Supervision) -> None:
+        await self._all_ended(supervision, in_time=True)
         for attempt in self._register:
             cancel_grace = min(attempt.assignment.cancel_grace, _LONGEST_DRAIN)
             supervision.end(attempt, FailureClass.DRAINED, cancel_grace)
@@ -166,8 +201,12 @@ class Worker:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    async def _all_ended(self, supervision: Supervision) -> None:
-        """Bounded by the kills that `tick` enforces."""
+    async def _all_ended(self, supervision: Supervision, *, in_time: bool = False) -> None:
+        """Until the grace is over where `in_time`; else bounded by the kills of `tick`."""
         while len(self._register):
+            left = self._ends_at - time.monotonic() if in_time else None
+            if left is not None and left <= 0:
+                return
             supervision.changed.clear()
-            await supervision.changed.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(supervision.changed.wait(), left)

@@ -1,7 +1,8 @@
 """The port through which the scheduler sees workers; Ray is one thing behind it.
 
 Exception
-└── WorkerGone    the worker is dead or unknown; nothing more can be asked of it
+├── WorkerGone     the worker is dead or unknown; nothing more can be asked of it
+└── ClusterLost    the whole cluster is gone, and this process cannot join another one
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from typing import NamedTuple, Protocol
 
 from longshore_cpu_workers.wire import Assignment, Cancel, PollReply, WorkerInfo
 from longshore_store.needs import Needs, needs_json
+from longshore_store.process import Superseded
 from longshore_store.settings import PoolSettings
 
 
 class WorkerGone(Exception):
     """The worker is dead or unknown. What it held is to be released."""
+
+
+class ClusterLost(Superseded):
+    """The cluster is gone. The process has to be started anew to join the next one."""
 
 
 class PoolSpec(NamedTuple):
@@ -52,6 +58,14 @@ class PoolSpec(NamedTuple):
         )
 
 
+class Found(NamedTuple):
+    """Workers of an earlier leader. silent: ids of those that exist and did not answer in time:
+    they may be dead, or busy, or cut off for a moment."""
+
+    answered: list[WorkerInfo]
+    silent: list[str]
+
+
 class ClusterPort(Protocol):
     """Creates workers and talks to them. Every call has a deadline of its own.
 
@@ -62,11 +76,14 @@ class ClusterPort(Protocol):
     async def start(self, pools: Sequence[PoolSpec]) -> None:
         """Connects, or starts a local cluster with room for `pools`. Must not block the loop."""
 
+    async def watch(self) -> None:
+        """Raises ClusterLost once the cluster is gone; returns never."""
+
     async def create_worker(self, pool: PoolSpec, worker_id: str) -> WorkerInfo:
         """Makes a worker and answers once it is up. Raises WorkerGone where it died starting."""
 
-    async def find_workers(self) -> list[WorkerInfo]:
-        """The living workers that an earlier leader made."""
+    async def find_workers(self) -> Found:
+        """The workers that an earlier leader made."""
 
     async def assign(self, worker_id: str, assignments: Sequence[Assignment]) -> None:
         """Hands attempts to a worker. Repeating an attempt it has changes nothing."""
@@ -79,6 +96,9 @@ class ClusterPort(Protocol):
 
     async def recall(self, worker_id: str, attempts: Sequence[tuple[str, int]]) -> None:
         """Takes back (job id, fence) pairs: those not begun, or unknown, are Returned."""
+
+    async def held(self, worker_id: str) -> list[tuple[str, int, str]]:
+        """What a worker has: (job id, fence, stage), of attempts that have not ended."""
 
     async def stop_worker(self, worker_id: str, grace: float) -> None:
         """Not begun: Returned. Begun: may finish within `grace` s, then Failed as DRAINED.

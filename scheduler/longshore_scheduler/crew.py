@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 
 from longshore.sdk.failures import FailureClass
-from longshore_cpu_workers.wire import Assignment, Cancel, Failure, WorkerInfo
+from longshore_cpu_workers.wire import Assignment, Cancel, DeviceInfo, Failure, WorkerInfo
 from longshore_scheduler.absorb import Absorber, Batch
 from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.policy import Release
 from longshore_scheduler.roster import Held, Told, Worker, WorkerState
 from longshore_scheduler.specs import read_spec, wire_needs
 from longshore_scheduler.term import Term
-from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased
+from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased, WorkerRecord
 from longshore_store.needs import parse_needs
 
 _log = logging.getLogger(__name__)
 _UNAVAILABLE = 14
 POLL_WAIT = 5.0
-"""Seconds a worker may keep a poll open while it has nothing to say."""
+"""Seconds a worker may keep a poll open while it has nothing to say; less with a short lease."""
+
+_POLLS_A_LEASE = 4
 
 _STOP_MARGIN = 15.0
 """Seconds beyond the grace for killing what does not end by itself."""
@@ -28,7 +32,9 @@ _STOP_MARGIN = 15.0
 _LAST_REPORTS = 5.0
 """Seconds for absorbing what a stopped worker still has to say."""
 
-DRAINED = Failure(FailureClass.DRAINED, _UNAVAILABLE, "DRAINED", "the scheduler stopped")
+DRAINED = Failure(
+    FailureClass.DRAINED, _UNAVAILABLE, "DRAINED", "its worker was taken out of service"
+)
 UNDELIVERED = Failure(
     FailureClass.PREEMPTED, _UNAVAILABLE, "UNDELIVERED", "its worker was gone before it was told"
 )
@@ -42,9 +48,9 @@ class Crew:
         self._absorber = absorber
         self._followers: dict[str, asyncio.Task[None]] = {}
 
-    def welcome(self, info: WorkerInfo, pool: PoolSpec) -> Worker:
-        """A worker is up: it takes work from now on."""
-        worker = Worker(info, pool, self._term.store.now_us())
+    def welcome(self, info: WorkerInfo, pool: PoolSpec, *, answers: bool = True) -> Worker:
+        """A worker is up: it takes work from now on, or from its first answer on."""
+        worker = Worker(info, pool, self._term.store.now_us(), answers=answers)
         self._term.roster.add(worker)
         follower = self._term.spawn(self._follow_to_the_end(worker), f"follow {worker.id}")
         self._followers[worker.id] = follower
@@ -60,9 +66,9 @@ class Crew:
         term = self._term
         # First the store, then the workers: whatever began in between is only reported.
         attempts = await term.insist(term.store.active_attempts)
-        for info in await term.cluster.find_workers():
-            if info.pool in term.pools:
-                self.welcome(info, term.pools[info.pool])
+        orders = {order.worker_id: order for order in await term.insist(term.store.worker_orders)}
+        await self._adopt_workers()
+        term.roster.obey(orders)  # before the first cycle places anything on them
         orphans: list[ActiveAttempt] = []
         recalls: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
         for job in attempts:
@@ -79,6 +85,18 @@ class Crew:
         await self.release_orphans(orphans)
         await self._forget_the_vanished()
         return len(orphans)
+
+    async def _adopt_workers(self) -> None:
+        """A worker that is slow to answer keeps what it holds until its lease is over."""
+        term = self._term
+        found = await term.cluster.find_workers()
+        silent = set(found.silent)
+        known = await term.insist(term.store.list_workers) if silent else []
+        unheard = [unheard_worker(record) for record in known if record.id in silent]
+        for infos, answers in ((found.answered, True), (unheard, False)):
+            for info in infos:
+                if info.pool in term.pools:
+                    self.welcome(info, term.pools[info.pool], answers=answers)
 
     async def _forget_the_vanished(self) -> None:
         """Workers that only the store still knows of are none."""
@@ -109,17 +127,22 @@ class Crew:
 
     async def _follow(self, worker: Worker) -> None:
         acknowledged = 0
+        # An answer is the heartbeat: quiet work must not look like silence.
+        wait = min(POLL_WAIT, self._term.settings.lease / _POLLS_A_LEASE)
         while worker.state is not WorkerState.LOST:
             try:
-                reply = await self._term.cluster.poll(worker.id, acknowledged, POLL_WAIT)
+                reply = await self._term.cluster.poll(worker.id, acknowledged, wait)
             except TimeoutError:
                 await self._term.pause(0.2)
                 continue  # the sweep counts its silence
-            worker.silence = 0.0
+            if not worker.answers:
+                self._term.wake.set()
+            worker.hear(self._term.store.now_us())
             if reply.reports:
                 worker.absorbing = True
                 batch = await self._absorber.absorb(worker, reply)
                 worker.absorbing = False
+                worker.count(len(batch.ended), len(batch.setbacks[Release]))
                 self._end_strays(worker, batch.strays)
             acknowledged = reply.last
 
@@ -145,7 +168,9 @@ class Crew:
         _log.log(logging.INFO if stopped else logging.WARNING, "worker %s left: %s", worker.id, why)
         gone = self._term.roster.remove(worker)
         follower = self._followers.pop(worker.id, None)
-        if follower is not None and follower is not asyncio.current_task():
+        # One that absorbs ends by itself when it has: what the worker said before it died stands.
+        busy = worker.absorbing or follower is asyncio.current_task()
+        if follower is not None and not busy:
             follower.cancel()
         # Silent is not dead: what still runs there must not outlive its lease.
         self.tell(worker.id, self._term.cluster.kill_worker(worker.id))
@@ -166,15 +191,26 @@ class Crew:
         return sum(await asyncio.gather(*(self._dismiss(worker, grace) for worker in workers)))
 
     async def _dismiss(self, worker: Worker, grace: float) -> int:
+        await self.bring_home(worker, grace)
+        return await self.lose(worker, "stopped")
+
+    async def bring_home(self, worker: Worker, grace: float) -> bool:
+        """Stops a DRAINING worker: its tasks are asked for checkpoints, may finish, are ended.
+
+        True where it stopped in order: nothing runs on it, and the store knows all it said.
+        """
         try:
             async with asyncio.timeout(grace + _STOP_MARGIN):
                 await self._term.cluster.stop_worker(worker.id, grace)
             async with asyncio.timeout(_LAST_REPORTS):
                 while worker.held and worker.state is WorkerState.DRAINING:
+                    if self._term.over.is_set():
+                        return False
                     await self._term.pause(0.01)  # its follower absorbs the last reports
         except (WorkerGone, TimeoutError) as error:
             _log.warning("worker %s did not stop in order: %s", worker.id, error)
-        return await self.lose(worker, "stopped")
+            return False
+        return worker.state is WorkerState.DRAINING
 
     async def release(self, attempts: Sequence[Held], failure: Failure) -> None:
         """Gives attempts back to the queue, or ends them where the policy says so."""
@@ -223,6 +259,13 @@ class Crew:
             await call
         except (WorkerGone, TimeoutError) as error:
             _log.debug("an order was not taken: %s", error)
+
+
+def unheard_worker(record: WorkerRecord) -> WorkerInfo:
+    """What the store knows of a worker that does not say it itself."""
+    devices = tuple(DeviceInfo(**device) for device in json.loads(record.devices_json))
+    capacity = wire_needs(record.shape_json)
+    return WorkerInfo(record.id, record.pool, record.node, record.pid, capacity, devices)
 
 
 def to_assignment(job: Leased, now_us: int) -> Assignment:

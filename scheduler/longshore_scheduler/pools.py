@@ -66,7 +66,15 @@ class Pools:
         return pool.settings.minimum_workers
 
     def _size(self, name: str) -> int:
-        return sum(worker.pool.name == name for worker in self._term.roster)
+        """Workers that stay: one that is drained has a replacement from the start."""
+        return sum(
+            worker.pool.name == name and worker.state is not WorkerState.DRAINING
+            for worker in self._term.roster
+        )
+
+    def starting(self, name: str) -> int:
+        """How many workers of a pool are not up yet."""
+        return self._starting[name]
 
     async def _start(self, pool: PoolSpec) -> None:
         """Tries until a worker is up, with pauses of 0.25 to 30 s."""
@@ -104,6 +112,10 @@ class Pools:
         if workers:
             writes.append(term.insist(lambda: term.store.record_workers(workers)))
         await asyncio.gather(*writes)
+        # One that was removed meanwhile must not come back as a row that nobody owns.
+        left = [record.id for record in workers if record.id not in term.roster.workers]
+        if left:
+            await term.insist(lambda: term.store.remove_workers(left))
         return len(workers)
 
     def _record(self, pool: PoolSpec) -> PoolRecord:
@@ -117,7 +129,7 @@ class Pools:
 
 
 def worker_record(worker: Worker) -> WorkerRecord:
-    """What the store publishes of a worker; it sets the heartbeat itself."""
+    """What the store publishes of a worker. Its heartbeat is when it was last heard."""
     info = worker.info
     return WorkerRecord(
         worker.id,
@@ -129,5 +141,5 @@ def worker_record(worker: Worker) -> WorkerRecord:
         json.dumps([device._asdict() for device in info.devices]),
         len(worker.held),
         worker.began_us,
-        0,
+        worker.heard_us,
     )

@@ -14,29 +14,37 @@ import signal
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
-from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
 from longshore_scheduler.ray_head import LocalHead
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-NAMESPACE = "longshore"
 CALL_DEADLINE = 10.0
 """Seconds for a call that only hands something over."""
 
 START_DEADLINE = 120.0
 """Seconds for a worker to come up: Ray may have to start a process, or wait for a node."""
 
+CONNECT_DEADLINE = 60.0
+"""Seconds for joining a cluster: Ray itself would try for ever."""
+
+_WATCH_PERIOD = 1.0
+_MISSES = 3
+"""How often in a row Ray's head must not take a connection to count as gone."""
+
 _POLL_MARGIN = 10.0
 _STOP_MARGIN = 15.0
 _OBJECT_STORE_BYTES = 80 * 1024**2  # messages are small and go inline; Ray's minimum is 75 MB
 _PREFIX = "worker-"
+_THREADS = 8
 
 
 class MakeBind(Protocol):
@@ -55,6 +63,7 @@ class WorkerPlace:
         modules: task modules beside the entry points.
         env: variables for runners.
         ahead_seconds: measured work that a runner is handed before it has begun it.
+        abandon_after: seconds after which a worker that no scheduler polls ends itself.
     """
 
     artifacts: Path
@@ -62,6 +71,7 @@ class WorkerPlace:
     modules: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     ahead_seconds: float = 0.02
+    abandon_after: float | None = None
 
 
 class RayCluster:
@@ -72,6 +82,7 @@ class RayCluster:
         address: an existing cluster, such as "auto" or "10.0.0.1:6379"; None starts a local
             one, which dies with this process. Workers of an existing cluster are detached and
             survive it.
+        namespace: keeps the workers of several deployments on one cluster apart.
         make_bind: for pools with GPUs.
     """
 
@@ -80,16 +91,21 @@ class RayCluster:
         place: WorkerPlace,
         *,
         address: str | None = None,
+        namespace: str = "longshore",
         make_bind: MakeBind | None = None,
     ) -> None:
         self._place = place
         self._address = address
+        self._namespace = namespace
         self._make_bind = make_bind or gpu_bind
         self._ray: Any = None
         self._actor_class: Any = None
         self._actors: dict[str, Any] = {}
         self._temporary: str | None = None
         self._head: LocalHead | None = None
+        self._head_address = ""
+        # Of its own: calls to a head that is gone last a minute, and nobody must wait for them.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ray-call")
 
     async def start(self, pools: Sequence[PoolSpec]) -> None:
         """Starts a local cluster if need be, and connects to it.
@@ -112,22 +128,50 @@ class RayCluster:
                 _tell(loop, done, None)
 
         threading.Thread(target=connect, name="ray-connect", daemon=True).start()
-        await done
+        try:
+            await asyncio.wait_for(done, CONNECT_DEADLINE)
+        except TimeoutError:
+            # Ray knows one connection a process, and that thread is making it still.
+            why = f"Ray at {address} did not answer in {CONNECT_DEADLINE:.0f} s"
+            raise self._lost(why) from None
         _take_signals_back()
 
-    def _connect(self, address: str) -> None:
+    async def watch(self) -> None:
+        """Looks at Ray's head once a second; Ray itself would notice after a minute."""
+        host, _, port = self._head_address.rpartition(":")
+        misses = 0
+        while misses < _MISSES:
+            await asyncio.sleep(_WATCH_PERIOD)
+            if self._head is not None and self._head.ended:
+                raise self._lost("the local Ray has ended")
+            misses = 0 if await _listens(host, int(port)) else misses + 1
+        raise self._lost(f"Ray's head at {self._head_address} takes no connections")
+
+    def _lost(self, why: str) -> ClusterLost:
+        # Whatever is asked of Ray from now on, an orderly end too, would wait for what is gone.
+        self._ray = None
+        return ClusterLost(why)
+
+    @staticmethod
+    def load() -> Any:
+        """Imports Ray and the actor, which `start` else does; returns both. Takes a second."""
         import ray  # noqa: PLC0415 - see the top
 
         from longshore_cpu_workers.actor import WorkerActor  # noqa: PLC0415 - imports Ray
 
+        return ray, WorkerActor
+
+    def _connect(self, address: str) -> None:
+        ray, actor_class = self.load()
         ray.init(
             address=address,
-            namespace=NAMESPACE,
+            namespace=self._namespace,
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )
-        self._ray, self._actor_class = ray, WorkerActor
+        self._head_address = ray.get_runtime_context().gcs_address
+        self._ray, self._actor_class = ray, actor_class
 
     def _local(self, pools: Sequence[PoolSpec]) -> dict[str, Any]:
         """A cluster of one node that has what the pools declare, whatever the machine has.
@@ -161,8 +205,9 @@ class RayCluster:
         bind = self._make_bind(pool) if size.gpu else None
         options = self._actor_class.options(
             name=_PREFIX + worker_id,
-            namespace=NAMESPACE,
+            namespace=self._namespace,
             lifetime="detached" if self._address is not None else None,
+            scheduling_strategy="SPREAD",  # a node that dies should not take a whole pool along
             num_cpus=size.cpu,
             num_gpus=size.gpu,
             max_restarts=0,
@@ -188,21 +233,27 @@ class RayCluster:
             max_runners=pool.settings.maximum_runners,
             env=dict(place.env),
             ahead_seconds=place.ahead_seconds,
+            abandon_after=place.abandon_after,
         )
 
-    async def find_workers(self) -> list[WorkerInfo]:
-        """Named actors of our namespace that answer in time."""
+    async def find_workers(self) -> Found:
+        """Named actors of our namespace."""
         names = await self._in_thread(self._ray.util.list_named_actors)
         ids = [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
         answers = await asyncio.gather(*map(self._find, ids), return_exceptions=True)
+        found = Found([], [])
         for worker_id, answer in zip(ids, answers, strict=True):
-            if isinstance(answer, BaseException):
-                _log.warning("worker %s is not taken over: %s", worker_id, _line(answer))
-        return [answer for answer in answers if isinstance(answer, WorkerInfo)]
+            if isinstance(answer, WorkerInfo):
+                found.answered.append(answer)
+                continue
+            _log.warning("worker %s does not answer: %s", worker_id, _line(answer))
+            if isinstance(answer, TimeoutError):
+                found.silent.append(worker_id)
+        return found
 
     async def _find(self, worker_id: str) -> WorkerInfo:
         def get() -> Any:
-            return self._ray.get_actor(_PREFIX + worker_id, namespace=NAMESPACE)
+            return self._ray.get_actor(_PREFIX + worker_id, namespace=self._namespace)
 
         self._actors[worker_id] = actor = await self._in_thread(get)
         info: WorkerInfo = await self._call(actor.info.remote, (), CALL_DEADLINE)
@@ -228,6 +279,13 @@ class RayCluster:
         """Asks for attempts back."""
         await self._call(self._actor(worker_id).recall.remote, (list(attempts),), CALL_DEADLINE)
 
+    async def held(self, worker_id: str) -> list[tuple[str, int, str]]:
+        """Asks what it has."""
+        answer: list[tuple[str, int, str]] = await self._call(
+            self._actor(worker_id).held.remote, (), CALL_DEADLINE
+        )
+        return answer
+
     async def stop_worker(self, worker_id: str, grace: float) -> None:
         """Answers when no runner of the worker is left."""
         await self._call(self._actor(worker_id).stop.remote, (grace,), grace + _STOP_MARGIN)
@@ -241,8 +299,10 @@ class RayCluster:
     async def close(self) -> None:
         """Disconnects; a local cluster is gone afterwards, with its files."""
         if self._ray is not None:
-            await asyncio.to_thread(self._ray.shutdown)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._ray.shutdown)
             self._ray = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._head is not None:
             await self._head.stop()
             self._head = None
@@ -260,7 +320,8 @@ class RayCluster:
         if self._ray is None:
             raise WorkerGone("Ray is not connected")
         async with asyncio.timeout(CALL_DEADLINE):
-            return await self._translated(asyncio.to_thread(call))
+            loop = asyncio.get_running_loop()
+            return await self._translated(loop.run_in_executor(self._threads, call))
 
     async def _call(
         self, method: Callable[..., Any], arguments: tuple[Any, ...], deadline: float
@@ -278,6 +339,16 @@ class RayCluster:
             raise TimeoutError(_line(error)) from error
         except (errors.RayActorError, errors.RaySystemError) as error:
             raise WorkerGone(_line(error)) from error
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(CALL_DEADLINE):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def _answer(method: Callable[..., Any], arguments: tuple[Any, ...], deadline: float) -> Any:

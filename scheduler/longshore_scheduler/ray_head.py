@@ -13,11 +13,16 @@ import json
 import logging
 import os
 import secrets
+import select
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
+_VITAL = ("gcs_server", "raylet")
+_WATCH_PERIOD = 0.5
 START_DEADLINE = 60.0
 STOP_DEADLINE = 10.0
 
@@ -71,6 +76,11 @@ class LocalHead:
         head.address = line.decode().split()[1]
         return head
 
+    @property
+    def ended(self) -> bool:
+        """True once its process is gone, and the cluster with it."""
+        return self._process.returncode is not None
+
     async def stop(self) -> None:
         """Ends the cluster; takes at most 10 s."""
         assert self._process.stdin is not None
@@ -84,7 +94,10 @@ class LocalHead:
 
 
 def main() -> int:
-    """Starts Ray, says where it is, and stays until standard input is closed."""
+    """Starts Ray, says where it is, and stays until standard input is closed or Ray is broken.
+
+    A head that lost its gcs_server or its raylet is of no use, and would say so after a minute.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import ray  # noqa: PLC0415 - the class above is used where Ray is not needed
 
@@ -94,7 +107,10 @@ def main() -> int:
         print(f"failed {type(error).__name__}: {error}".partition("\n")[0], flush=True)  # noqa: T201
         return 1
     print("ready", ray.get_runtime_context().gcs_address, flush=True)  # noqa: T201
-    sys.stdin.buffer.read()
+    vital = [p for p in psutil.Process().children() if p.name() in _VITAL]
+    while not select.select([sys.stdin], [], [], _WATCH_PERIOD)[0]:
+        if not all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in vital):
+            os._exit(1)  # an orderly end would wait for what is gone
     ray.shutdown()
     return 0
 

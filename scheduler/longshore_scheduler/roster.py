@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -14,6 +14,7 @@ from longshore_scheduler.policy import Counters
 from longshore_scheduler.room import count_fitting, empty_room, give, take
 from longshore_store.model import ActiveAttempt, Leased
 from longshore_store.needs import Needs, parse_needs
+from longshore_store.orders import WorkerOrder
 
 _MODELS = 8
 
@@ -36,6 +37,9 @@ class WorkerState(enum.IntEnum):
     CORDONED = 3
     DRAINING = 4
     LOST = 5
+
+
+_STEERED = (WorkerState.READY, WorkerState.CORDONED)
 
 
 class Told(enum.IntEnum):
@@ -107,18 +111,27 @@ class Held:
 
 
 class Worker:
-    """A worker as the scheduler sees it.
+    """A worker as the scheduler sees it. Its times are the store's.
 
-    `silence`: seconds without a reply while one was due. `began_us`: the store's clock.
+    answers: False from a change of leader until it replied to the new one: until then it gets no
+    new work, and its lease decides. heard_us: when it replied last. excused_us: time since then
+    that says nothing about it, because this process did not run or was busy with its reports.
+    finished, released: attempts that ended by themselves during its drain, and that were taken
+    back.
     """
 
-    def __init__(self, info: WorkerInfo, pool: PoolSpec, began_us: int) -> None:
+    def __init__(
+        self, info: WorkerInfo, pool: PoolSpec, began_us: int, *, answers: bool = True
+    ) -> None:
         self.info = info
+        self.answers = answers
         self.id = info.worker_id
         self.pool = pool
         self.began_us = began_us
         self.state = WorkerState.READY
-        self.silence = 0.0
+        self.heard_us = began_us
+        self.excused_us = 0
+        self.finished = self.released = 0
         self.absorbing = False
         self.held: dict[str, Held] = {}
         self.room = empty_room(pool.offer, pool.settings.maximum_runners)
@@ -137,6 +150,42 @@ class Worker:
             self.quick_seconds,
             frozenset(self.models),
         )
+
+    def hear(self, now_us: int) -> None:
+        """It replied."""
+        self.answers = True
+        self.heard_us, self.excused_us = now_us, 0
+
+    def excuse(self, span_us: int, now_us: int) -> None:
+        """Time that passed is not its silence; at most all since it was heard."""
+        self.excused_us = min(self.excused_us + span_us, now_us - self.heard_us)
+
+    def silent_us(self, now_us: int) -> int:
+        """For how long it could have replied and did not."""
+        return now_us - self.heard_us - self.excused_us
+
+    def obey(self, ordered: WorkerState) -> bool:
+        """Takes the state that people ordered; True where that changed something.
+
+        A drain is never taken back: attempts were cancelled for it. Nor are the worker's
+        processes: what its `stop` has begun goes on.
+        """
+        if self.state not in _STEERED or ordered not in (*_STEERED, WorkerState.DRAINING):
+            return False
+        changed, self.state = self.state is not ordered, ordered
+        return changed
+
+    def count(self, ended: int, released: int) -> None:
+        """Attempts ended during its drain, and so many of them go back to their queue."""
+        if self.state is WorkerState.DRAINING:
+            self.finished += ended - released
+            self.released += released
+
+    def take_ended(self) -> tuple[int, int]:
+        """What was counted since the last call: finished, released."""
+        taken = self.finished, self.released
+        self.finished = self.released = 0
+        return taken
 
     def occupy(self, held: Held) -> None:
         """Takes the room of an attempt, or its place among the quick ones."""
@@ -203,7 +252,12 @@ class Roster:
 
     def ready(self) -> list[Worker]:
         """Those that take work."""
-        return [w for w in self.workers.values() if w.state is WorkerState.READY]
+        return [w for w in self.workers.values() if w.state is WorkerState.READY and w.answers]
+
+    def obey(self, orders: Mapping[str, WorkerOrder]) -> int:
+        """Workers take the states that were ordered of them. Returns how many changed theirs."""
+        given = ((worker, orders.get(worker.id)) for worker in self)
+        return sum(worker.obey(WorkerState(order.state)) for worker, order in given if order)
 
     def reserve(self, placements: Iterable[Placement], now: float) -> list[Held]:
         """Holds the room of what is about to be leased."""

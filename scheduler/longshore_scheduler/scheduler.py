@@ -7,17 +7,20 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 from longshore_scheduler.absorb import Absorber
-from longshore_scheduler.cluster import ClusterPort, PoolSpec
+from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.cycle import Cycle
 from longshore_scheduler.leader import Leadership
 from longshore_scheduler.pools import Pools, announce
+from longshore_scheduler.retention import Retention
 from longshore_scheduler.sweep import Sweep
 from longshore_scheduler.term import Term, wait_for_event
 from longshore_store.model import StoreUnavailable
+from longshore_store.process import Superseded
 from longshore_store.settings import Settings
 from longshore_store.store import Store
 
@@ -37,7 +40,12 @@ class Scheduler:
             only one there can be (embedded) passes a fixed one and leads again at once after
             a restart, instead of waiting until its earlier term has run out.
         simulate_gpus: devices of GPU pools are pretended.
+        artifacts: the folder of the jobs' artifacts, where this process has it: they are deleted
+            with their jobs. None leaves them.
         keep_workers: `stop` leaves workers and what they run to the next leader.
+        single_term: it ends with its first term, and its process is to be started anew: what a
+            paused or cut off leader knew is not worth keeping. Else it seeks leadership again.
+        declare: done at the start of a term; a standby must not declare what is not in force.
         clock: seconds, monotonic. chance: uniform in [0, 1).
     """
 
@@ -49,18 +57,25 @@ class Scheduler:
         *,
         leader_id: str | None = None,
         simulate_gpus: bool = False,
+        artifacts: Path | None = None,
         keep_workers: bool = False,
+        single_term: bool = False,
+        declare: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._cluster = cluster
         self._settings = settings.scheduler
+        self._retention = settings.retention
+        self._artifacts = artifacts
         self._pools = [
             PoolSpec(name, pool, simulate_gpus and pool.gpu > 0)
             for name, pool in settings.pools.items()
         ]
         self._keep_workers = keep_workers
+        self._single_term = single_term
+        self._declare = declare
         self._clock = clock
         self._chance = chance
         self._leadership = Leadership(store, leader_id or uuid.uuid4().hex, self._settings.term)
@@ -104,6 +119,19 @@ class Scheduler:
         if self._main is not None:
             await asyncio.shield(self._main)
 
+    async def run_until(self, told: asyncio.Event) -> None:
+        """Waits until `told`. Raises what the scheduler died of; Superseded where it ended."""
+        asked = asyncio.create_task(told.wait())
+        died = asyncio.create_task(self.run())
+        try:
+            await asyncio.wait((asked, died), return_when=asyncio.FIRST_COMPLETED)
+            if not told.is_set():
+                await died
+                raise Superseded("the scheduler's term is over: another one leads")
+        finally:
+            asked.cancel()
+            died.cancel()
+
     async def stop(self, grace: float) -> None:
         """Leases no more, brings the workers home, resigns. Takes at most `grace` + 45 s."""
         if self._stopping.is_set():
@@ -135,6 +163,8 @@ class Scheduler:
             number = await self._leadership.win(self._stopping)
             if number is not None:
                 await self._lead(number)
+                if self._single_term:
+                    return
                 # A term that ends at once, again and again, must not spin.
                 await wait_for_event(self._stopping, _FIRST_PAUSE)
 
@@ -153,15 +183,24 @@ class Scheduler:
         try:
             keeper = term.spawn(self._leadership.keep(number, term.over), "keep leadership")
             worker = term.spawn(self._work(led), "schedule")
+            term.spawn(Retention(term, self._retention, self._artifacts).run(), "retention")
             over = term.spawn(_wait(term.over), "wait for the end of the term")
             await asyncio.wait((keeper, worker, over), return_when=asyncio.FIRST_COMPLETED)
+            if worker.done() and isinstance(worker.exception(), ClusterLost):
+                await worker  # what runs in this process cannot be used again
         finally:
             await term.close()
             self._led = None
 
     async def _work(self, led: _Led) -> None:
+        if self._declare is not None:
+            await led.term.insist(self._declare)
         await self._start_cluster(led.term)
-        await led.run()
+        lost = led.term.spawn(self._cluster.watch(), "watch the cluster")
+        led_to_the_end = led.term.spawn(led.run(), "lead")
+        await asyncio.wait((lost, led_to_the_end), return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():
+            await lost
 
     async def _start_cluster(self, term: Term) -> None:
         pause = _FIRST_PAUSE
@@ -169,6 +208,8 @@ class Scheduler:
             try:
                 await self._cluster.start(self._pools)
                 self._cluster_up = True
+            except ClusterLost:  # this process cannot try again
+                raise
             except Exception:  # noqa: BLE001 - whatever keeps it away, jobs are accepted meanwhile
                 _log.exception("the cluster does not start, trying again in %.1f s", pause)
                 await term.pause(pause)

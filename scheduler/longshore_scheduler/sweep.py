@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from longshore_cpu_workers.wire import Cancel
 from longshore_scheduler.crew import Crew
+from longshore_scheduler.draining import Draining
 from longshore_scheduler.pools import Pools
+from longshore_scheduler.redriving import Redriving
 from longshore_scheduler.roster import Held, Told, Worker, WorkerState
 from longshore_scheduler.term import Term, wait_for_event
 from longshore_store.model import ActiveAttempt, Attempted, CancelOrder
@@ -35,6 +37,8 @@ class Swept(NamedTuple):
     lost: int = 0
     unheard: int = 0
     orphans: int = 0
+    steered: int = 0
+    redriven: int = 0
     started: int = 0
 
 
@@ -42,7 +46,7 @@ class Swept(NamedTuple):
 class _Clocks:
     """When a chore was done last, by the scheduler's clock."""
 
-    swept: float | None = None
+    swept_us: int | None = None
     published: float = float("-inf")
     orphans: float = float("-inf")
     suspects: set[tuple[str, int]] = field(default_factory=set)
@@ -58,6 +62,8 @@ class Sweep:
         self._term = term
         self._crew = crew
         self._pools = pools
+        self._draining = Draining(term, crew, pools)
+        self._redriving = Redriving(term)
         self._clocks = _Clocks()
         self.rounds = 0
         self._shown: frozenset[tuple[str, WorkerState]] | None = None
@@ -79,9 +85,11 @@ class Sweep:
             expired=await self.expire() if due else 0,
             cancelled=await self.order_cancels(),
             recalled=self.recall_overdue(now),
-            lost=await self.lose_silent(now),
+            lost=await self.lose_silent(),
             unheard=await self.release_unheard(now),
             orphans=await self.release_orphans(now),
+            steered=await self._draining.run_once(now),
+            redriven=await self._redriving.run_once(),
             started=self._pools.maintain(),
         )
         await self._publish(now)
@@ -192,23 +200,22 @@ class Sweep:
             for other in self._term.roster
         )
 
-    async def lose_silent(self, now: float) -> int:
+    async def lose_silent(self) -> int:
         """Releases what workers hold that have been silent for longer than the lease.
 
-        Time in which this process itself did not run is not their silence: a step counts for at
-        most two intervals, however long it was.
+        The store's clock judges, which the published heartbeats are by too. Time in which this
+        process itself did not run is not their silence: a step counts for at most two intervals,
+        however long it was.
         """
-        interval = self._term.settings.sweep_interval
-        last, self._clocks.swept = self._clocks.swept, now
-        step = 0.0 if last is None else min(now - last, 2 * interval)
-        silent = []
+        settings, now_us = self._term.settings, self._term.store.now_us()
+        last_us, self._clocks.swept_us = self._clocks.swept_us, now_us
+        step_us = 0 if last_us is None else now_us - last_us
+        excess_us = max(0, step_us - round(2e6 * settings.sweep_interval))
         for worker in self._term.roster:
-            if not worker.absorbing:
-                worker.silence += step
-            if worker.silence > self._term.settings.lease:
-                silent.append(worker)
+            worker.excuse(step_us if worker.absorbing else excess_us, now_us)
+        silent = [w for w in self._term.roster if w.silent_us(now_us) > settings.lease * 1e6]
         for worker in silent:
-            await self._crew.lose(worker, f"silent for {worker.silence:.0f} s")
+            await self._crew.lose(worker, f"silent for {worker.silent_us(now_us) / 1e6:.0f} s")
         return len(silent)
 
     async def release_unheard(self, now: float) -> int:
@@ -246,8 +253,14 @@ class Sweep:
         return len(again)
 
     def _is_orphan(self, job: ActiveAttempt) -> bool:
+        if job.id in self._term.writing:
+            return False
         held = self._term.roster.held.get(job.id)
-        return job.id not in self._term.writing and (held is None or held.fence != job.fence)
+        if held is None or held.fence != job.fence:
+            return True
+        # Its outcome was here and is not in the store, and nobody is left who could bring it.
+        gone = held.worker is None or held.worker.state is WorkerState.LOST
+        return held.settled and gone
 
     async def _publish(self, now: float) -> None:
         if now - self._clocks.published >= _PUBLISH_EVERY or self._unpublished():

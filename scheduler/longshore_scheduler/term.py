@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from longshore_scheduler.cluster import ClusterPort, PoolSpec
+from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.plan import eligible_pools
 from longshore_scheduler.policy import Limits
 from longshore_scheduler.roster import Roster
@@ -67,12 +67,15 @@ class Term:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def notice(self, job_ids: Sequence[str]) -> None:
-        """A commit changed these jobs: wakes whoever may have something to do. Never waits."""
+        """A commit changed these jobs: wakes whoever may have something to do. Never waits.
+
+        An empty id: what people ordered of queues or workers changed.
+        """
         if self.writing.issuperset(job_ids):
             return
         held = self.roster.held
         foreign = [job_id for job_id in job_ids if job_id not in self.writing]
-        if any(job_id in held for job_id in foreign):
+        if any(not job_id or job_id in held for job_id in foreign):
             self.chores.set()
         if any(job_id not in held for job_id in foreign):
             self.wake.set()
@@ -97,7 +100,7 @@ class Term:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
-        if not isinstance(task.exception(), Fenced):
+        if not isinstance(task.exception(), Fenced | ClusterLost):
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
 
     async def close(self) -> None:

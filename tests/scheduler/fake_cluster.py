@@ -20,7 +20,7 @@ from longshore_cpu_workers.wire import (
     Succeeded,
     WorkerInfo,
 )
-from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
 
 Behaviour = Callable[["FakeWorker", Assignment], None]
 
@@ -67,6 +67,7 @@ class FakeWorker:
         self.alive = True
         self.frozen = False
         self.obeys = True
+        self.stops: list[float] = []
         self._reports: list[Report] = []
         self._last = 0
         self._changed = asyncio.Event()
@@ -121,6 +122,20 @@ class FakeWorker:
         if self.obeys and job is not None and job.fence == order.fence:
             self.fail(job, Failure(FailureClass.CANCELLED, 1, "CANCELLED", ""))
 
+    async def stop(self, grace: float) -> None:
+        """What begun may end by itself until the test's clock has moved by the grace."""
+        self.stops.append(grace)
+        for job in list(self.jobs.values()):
+            if job.job_id not in self.begun:
+                self.report(Returned(job.job_id, job.fence, self.clock()))
+        ends_at = self.clock() + grace
+        while self.alive and (self.frozen or (self.jobs and self.clock() < ends_at)):
+            await asyncio.sleep(0.002)
+        if not self.alive:
+            raise WorkerGone(f"{self.info.worker_id} is dead")
+        for job in list(self.jobs.values()):
+            self.fail(job, Failure(FailureClass.DRAINED, 14, "DRAINED", ""))
+
     def recall(self, job_id: str, fence: int) -> None:
         self.recalled.append((job_id, fence))
         job = self.jobs.get(job_id)
@@ -138,7 +153,9 @@ class FakeCluster:
         self.default: Behaviour = echo
         self.failing_starts = 0
         self.created = 0
+        self.places: int | None = None
         self.closed = False
+        self.gone = asyncio.Event()
         self._pids = itertools.count(1000)
 
     @property
@@ -152,24 +169,36 @@ class FakeCluster:
     async def start(self, pools: Sequence[PoolSpec]) -> None:
         await asyncio.sleep(0)
 
+    async def watch(self) -> None:
+        await self.gone.wait()
+        raise ClusterLost("the cluster was told to be gone")
+
     async def create_worker(self, pool: PoolSpec, worker_id: str) -> WorkerInfo:
         self.created += 1
         if self.failing_starts:
             self.failing_starts -= 1
             raise WorkerGone("it died while it started")
+        while self.places is not None and len(self.alive) >= self.places:
+            await asyncio.sleep(0.002)
         capacity = Needs(*pool.offer[:4])
         info = WorkerInfo(worker_id, pool.name, "node", next(self._pids), capacity)
         self.workers[worker_id] = FakeWorker(info, self.clock)
         return info
 
-    async def find_workers(self) -> list[WorkerInfo]:
-        return [worker.info for worker in self.alive]
+    async def find_workers(self) -> Found:
+        return Found(
+            [worker.info for worker in self.alive if not worker.frozen],
+            [worker.info.worker_id for worker in self.alive if worker.frozen],
+        )
 
     async def assign(self, worker_id: str, assignments: Sequence[Assignment]) -> None:
         worker = self._find(worker_id)
         worker.assigned += assignments
         for job in assignments:
             worker.jobs[job.job_id] = job
+            if worker.stops:
+                worker.report(Returned(job.job_id, job.fence, worker.clock()))
+                continue
             self.behaviour.get(job.task, self.default)(worker, job)
 
     async def poll(self, worker_id: str, acknowledged: int, wait: float) -> PollReply:
@@ -185,13 +214,15 @@ class FakeCluster:
         for job_id, fence in attempts:
             worker.recall(job_id, fence)
 
-    async def stop_worker(self, worker_id: str, grace: float) -> None:
+    async def held(self, worker_id: str) -> list[tuple[str, int, str]]:
         worker = self._find(worker_id)
-        for job in list(worker.jobs.values()):
-            if job.job_id in worker.begun:
-                worker.fail(job, Failure(FailureClass.DRAINED, 14, "DRAINED", ""))
-            else:
-                worker.report(Returned(job.job_id, job.fence, worker.clock()))
+        return [
+            (job.job_id, job.fence, "RUNNING" if job.job_id in worker.begun else "WAITING")
+            for job in worker.jobs.values()
+        ]
+
+    async def stop_worker(self, worker_id: str, grace: float) -> None:
+        await self._find(worker_id).stop(grace)
 
     async def kill_worker(self, worker_id: str) -> None:
         if worker_id in self.workers:

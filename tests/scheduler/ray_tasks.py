@@ -28,6 +28,20 @@ def crash(ctx: Context, params: Number) -> Number:
     os._exit(7)
 
 
+@task(name="ray_test.drained")
+def drained(ctx: Context, params: Number) -> Number:
+    """Saves a checkpoint when its worker is to go away, and ends where it finds one."""
+    if ctx.restored is not None:
+        return Number(n=ctx.restored)
+    while not ctx.draining:
+        ctx.progress(0.5)
+        time.sleep(0.02)
+    ctx.checkpoint(params.n + 1)
+    while True:
+        ctx.check_cancelled()
+        time.sleep(0.02)
+
+
 @task(name="ray_test.linger")
 def linger(ctx: Context, params: Number) -> Number:
     """Runs for ten minutes, unless it is cancelled."""

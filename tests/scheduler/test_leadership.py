@@ -60,3 +60,24 @@ async def test_a_fixed_id_leads_again_at_once(harness: Harness) -> None:
     scheduler = make_scheduler(harness, harness.cluster, "embedded")
     await scheduler.start()
     await until(lambda: scheduler.leading)
+
+
+async def test_a_worker_slow_to_answer_a_new_leader_keeps_what_it_runs(harness: Harness) -> None:
+    harness.cluster.default = hang
+    first = await harness.launch(keep_workers=True)
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    worker = harness.cluster.only()
+    worker.frozen = True
+    await first.stop(0.0)
+    second = Scheduler(harness.store, harness.cluster, make_settings(), clock=harness.clock.seconds)
+    await second.start()
+    harness.schedulers.append(second)
+    await until(lambda: second.leading)
+    await harness.sweeps()
+    assert second.ready_workers == 0, "it gets nothing new before it answers"
+    worker.thaw()
+    await until(lambda: second.ready_workers == 1)
+    worker.succeed(worker.assigned[0])
+    (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert len(record.attempts) == 1

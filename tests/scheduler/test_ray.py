@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.roster import WorkerState
 from longshore_scheduler.scheduler import Scheduler
-from longshore_store.model import QueueDeclaration
+from longshore_store.model import QueueDeclaration, WorkerRecord
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import FakeCluster
@@ -45,6 +48,7 @@ async def test_jobs_run_on_ray(tmp_path: Path) -> None:
         await check_echo(harness)
         await check_crash(harness)
         await check_cancel(harness)
+        await check_drain(harness)
         await check_lost_worker(harness)
     finally:
         await scheduler.stop(0.0)
@@ -78,10 +82,35 @@ async def check_cancel(harness: Harness) -> None:
     await harness.reach(JobState.CANCELLED, job_id)
 
 
+async def check_drain(harness: Harness) -> None:
+    """This Ray has no room for a second worker: the drained one gives up its place."""
+    worker = await only_worker(harness)
+    (job_id,) = await harness.submit(make_job("ray_test.drained", payload='{"n":5}'))
+    await harness.reach(JobState.RUNNING, job_id)
+    until_us = harness.store.now_us() + 500_000
+    await harness.store.order_workers([worker.id], WorkerState.DRAINING, until_us)
+    end = time.monotonic() + 60.0
+    while (job := await harness.job(job_id)).state is not JobState.SUCCEEDED:
+        assert time.monotonic() < end, job
+        await asyncio.sleep(0.05)
+    assert [a.failure_class for a in job.attempts] == [8, 0]
+    assert job.value_json == '{"n":6}'
+    assert (await only_worker(harness)).id != worker.id
+
+
+async def only_worker(harness: Harness) -> WorkerRecord:
+    """Waits until the store shows one worker alone."""
+    end = time.monotonic() + 20.0
+    while len(found := await harness.store.list_workers()) != 1:
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.02)
+    return found[0]
+
+
 async def check_lost_worker(harness: Harness) -> None:
     (job_id,) = await harness.submit(make_job("ray_test.linger"))
     await harness.reach(JobState.RUNNING, job_id)
-    (worker,) = await harness.store.list_workers()
+    worker = await only_worker(harness)
     os.kill(worker.pid, signal.SIGKILL)
     while len((await harness.job(job_id)).attempts) < 2:
         await harness.reach(JobState.RUNNING, job_id)

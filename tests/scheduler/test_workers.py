@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from longshore_cpu_workers.wire import Started, Succeeded
+import pytest
+
+from longshore_cpu_workers.wire import Logged, Started, Succeeded
 from longshore_store.model import Attempted, Completion, Lease, StoreUnavailable
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import echo, hang, never_begin
@@ -196,3 +199,34 @@ async def test_a_worker_that_does_not_stop_in_time_loses_its_attempts(harness: H
     harness.cluster.only().die()
     await scheduler.stop(0.0)
     await harness.reach(JobState.QUEUED, job_id)
+
+
+async def test_what_a_worker_said_before_it_died_is_stored(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its death is seen by a call beside the one whose reports are being written just then."""
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await until(lambda: bool(harness.cluster.only().jobs))
+    worker = harness.cluster.only()
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    record_logs = harness.store.record_logs
+
+    async def slow(*arguments: Any) -> None:
+        writing.set()
+        await go_on.wait()
+        await record_logs(*arguments)
+
+    monkeypatch.setattr(harness.store, "record_logs", slow)
+    job = worker.assigned[0]
+    worker.report(Logged(job.job_id, job.fence, harness.clock.seconds(), ("a line",)))
+    worker.succeed(job)
+    await writing.wait()
+    worker.alive = False
+    (other,) = await harness.submit(make_job())
+    await until(lambda: harness.cluster.created == 2)
+    go_on.set()
+    (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert len(record.attempts) == 1
+    assert (await harness.job(other)).state is not JobState.SUCCEEDED

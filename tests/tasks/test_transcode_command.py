@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from longshore_cpu_workers.tasks.transcoding import ffmpeg
+from longshore_cpu_workers.tasks.transcoding import ffmpeg, segments
 from longshore_cpu_workers.tasks.transcoding.execution import failure_of
+from longshore_cpu_workers.tasks.transcoding.ledger import Saved, Segment
 from longshore_cpu_workers.tasks.transcoding.params import Rendition, TranscodeParams
 from longshore_cpu_workers.tasks.transcoding.probe import DEMUXERS, Source
 from longshore_cpu_workers.tasks.transcoding.progress import Report, ReportParser
@@ -42,7 +43,7 @@ def params(*renditions: dict[str, Any], **others: Any) -> TranscodeParams:
 
 
 def words(*renditions: dict[str, Any], src: Source | None = None, **others: Any) -> list[str]:
-    return ffmpeg.command("ffmpeg", src or source(), params(*renditions, **others), OUT, cores=4)
+    return ffmpeg.command("ffmpeg", src or source(), params(*renditions, **others), OUT, threads=2)
 
 
 def after(command: list[str], option: str) -> list[str]:
@@ -79,7 +80,7 @@ def test_a_hostile_path_is_one_word_behind_a_protocol() -> None:
 
 def test_a_percent_sign_in_the_folder_is_no_pattern() -> None:
     asked = params({"name": "a", "height": 720}, thumbnails={"count": 1})
-    command = ffmpeg.command("ffmpeg", source(), asked, Path("/o%d"), cores=1)
+    command = ffmpeg.command("ffmpeg", source(), asked, Path("/o%d"), threads=1)
     assert command[-1] == "file:/o%%d/thumb-%03d.jpg"
 
 
@@ -179,3 +180,81 @@ def test_failures_have_a_reason(code: int, lines: tuple[str, ...], reason: str, 
     error = failure_of(code, lines)
     assert error.reason == reason
     assert said in str(error)
+
+
+def in_segments(*renditions: dict[str, Any], src: Source, after: float | None = None) -> list[str]:
+    asked = params(*renditions, thumbnails={"count": 2})
+    number = 0 if after is None else 6
+    todo = segments.Todo((number,) * len(renditions), (after,) * len(renditions), stills=number)
+    return segments.encode_command("ffmpeg", src, asked, OUT, todo, threads=2)
+
+
+LONG = source(duration=100.0, video_duration=100.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(20.0, None), (21.0, 10.0), (3600.0, 10.0), (7200.0, 20.0)]
+)
+def test_segments_are_for_what_is_long(seconds: float, expected: float | None) -> None:
+    src = source(video_duration=seconds)
+    assert segments.segmented(src) == (expected is not None)
+    assert expected is None or segments.segment_seconds(src) == expected
+
+
+def test_the_largest_checkpoint_is_far_below_the_limit() -> None:
+    track = [Segment(10**6, 4 * 3600 * 10**6, 10**9)] * (segments.MAX_SEGMENTS + 1)
+    saved = Saved(work="0" * 64, threads=64, tracks=[track] * 8, stills=[10**6] * 50)
+    assert len(saved.model_dump_json()) < 128 * 1024
+
+
+def test_limits_stand_before_each_input_of_a_resume() -> None:
+    command = in_segments({"name": "a", "height": 720}, src=LONG, after=60.0)
+    inputs = [i for i, word in enumerate(command) if word == "-i"]
+    assert [command[i + 1] for i in inputs] == ["file:/in/v.mp4"] * 2
+    for begin, end in zip([0, inputs[0] + 2], inputs, strict=True):
+        assert after(command[begin:end], "-protocol_whitelist") == ["file,pipe"]
+        assert after(command[begin:end], "-format_whitelist") == ["mov"]
+    assert after(command, "-ss") == ["58.000000"]
+
+
+@pytest.mark.parametrize("demuxer", [d for d in DEMUXERS if d not in {"mov", "matroska"}])
+def test_a_format_without_an_index_is_read_from_its_start(demuxer: str) -> None:
+    src = source(duration=100.0, video_duration=100.0, demuxer=demuxer)
+    command = in_segments({"name": "a", "height": 720}, src=src, after=60.0)
+    assert "-ss" not in command
+    assert "-copyts" not in command
+    assert command.count("-i") == 1
+    assert "select='gt(t,60.000020)'," in after(command, "-vf")[0]
+
+
+def test_equal_sounds_are_encoded_once() -> None:
+    web = {"codec": "vp9", "container": "webm"}
+    command = in_segments(
+        {"name": "a", "height": 720},
+        {"name": "b", "height": 480},
+        {"name": "c", "height": 480, **web},
+        {"name": "d", "height": 360, "audio": "none"},
+        src=LONG,
+    )
+    assert after(command, "-c:a") == ["aac", "libopus"]
+    assert command.count("segment") == 4
+    assert "file:/out/sound-aac-128.mp4" in command
+    assert "file:/out/sound-opus-128.webm" in command
+
+
+def test_a_playlist_quotes_and_times() -> None:
+    assert segments.playlist([Path("/it's/1"), Path("/x/2")], [500_000, 10_500_000]) == (
+        "ffconcat version 1.0\nfile 'file:/it'\\''s/1'\nduration 10.000000\nfile 'file:/x/2'\n"
+    )
+
+
+def test_assembling_encodes_nothing_and_opens_nothing_else() -> None:
+    rendition = Rendition.model_validate({"name": "a", "height": 720, "codec": "hevc"})
+    script, sound = Path("/kept/list"), Path("/kept/sound.mp4")
+    command = segments.assemble_command("ffmpeg", rendition, script, 0, sound, OUT)
+    assert after(command, "-c") == ["copy"]
+    assert after(command, "-protocol_whitelist") == ["file,pipe"] * 2
+    assert after(command, "-format_whitelist") == ["concat,mov", "mov"]
+    assert after(command, "-tag:v") == ["hvc1"]
+    assert after(command, "-movflags") == ["+faststart"]
+    assert command[-1] == "file:/out/a.mp4"

@@ -149,4 +149,5 @@ async def bench(folder: Path, **more: Any) -> Any:
     finally:
         pids = made.runner_pids()
         await made.worker.stop(0.0)
+        await made.worker.close()
         assert not [pid for pid in pids if alive(pid)]

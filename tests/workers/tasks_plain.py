@@ -193,6 +193,38 @@ def saves(ctx: Context, params: Number) -> Any:
 
 
 @task
+def saves_too_much(ctx: Context, params: Number) -> str:
+    """Learns that a checkpoint is too large, and goes on with a smaller one."""
+    ctx.checkpoint("small", timeout=10)
+    try:
+        ctx.checkpoint("x" * 300_000)
+    except ValueError as error:
+        ctx.checkpoint("smaller", timeout=10)
+        return str(error)
+    return "taken"
+
+
+@task
+def drained(ctx: Context, params: Number) -> str:
+    """Saves when its worker is to go away; then ends (1), or works on and saves once more (0)."""
+    assert ctx.grace is None
+    ctx.checkpoint("at work", timeout=10)
+    while not ctx.draining:
+        time.sleep(0.005)
+    assert ctx.grace is not None
+    try:
+        ctx.checkpoint("asked", timeout=10)
+        if params.value:
+            return f"{ctx.grace > 20}"
+        while True:
+            ctx.check_cancelled()
+            time.sleep(0.005)
+    except JobCancelled:
+        ctx.checkpoint("at the end")
+        raise
+
+
+@task
 def writes(ctx: Context, params: Number) -> str:
     ctx.artifacts.write("out.txt").write_text("hello")
     ctx.artifacts.write("never-written")

@@ -6,15 +6,27 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from longshore.sdk.failures import FailureClass
-from longshore_cpu_workers.wire import Cancel, Failed, Logged, Returned, Started, Succeeded
+from longshore_cpu_workers.runner.inbox import Inbox
+from longshore_cpu_workers.runner.link import Link
+from longshore_cpu_workers.wire import (
+    Cancel,
+    Checkpointed,
+    Failed,
+    Logged,
+    Returned,
+    Started,
+    Succeeded,
+)
 from tests.workers.harness import Bench, alive, gone, job
 
 
@@ -175,6 +187,42 @@ async def test_stop_lets_what_runs_finish_within_the_grace(one: Bench) -> None:
     await one.started("a")
     await one.worker.stop(30.0)
     assert isinstance(await one.outcome("a"), Succeeded)
+
+
+async def test_a_task_that_is_asked_for_a_checkpoint_may_finish(one: Bench) -> None:
+    await one.assign(job("a", "drained", {"value": 1}))
+    await one.checkpoint("a")
+    stopping = asyncio.create_task(one.worker.stop(30.0))
+    assert await one.value("a") == "True"
+    await stopping
+    assert [json.loads(c.value) for c in one.of(Checkpointed)] == ["at work", "asked"]
+
+
+async def test_what_a_drained_task_saves_at_its_end_comes_before_its_outcome(one: Bench) -> None:
+    await one.assign(job("a", "drained", grace=10.0))
+    await one.checkpoint("a")
+    stopping = asyncio.create_task(one.worker.stop(600.0))
+    await one.until(lambda: len(one.of(Checkpointed)) == 2)
+    await one.worker.stop(0.0)  # the shorter grace counts
+    await stopping
+    assert failure_class(await one.outcome("a")) is FailureClass.DRAINED
+    saved = [json.loads(c.value) for c in one.of(Checkpointed)]
+    assert saved == ["at work", "asked", "at the end"]
+    assert isinstance(one.reports[-1], Failed)
+
+
+async def test_an_attempt_that_begins_in_a_drain_is_asked_too() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        inbox = Inbox(Link(theirs))
+        ours.sendall(orjson.dumps(["drain", 1e12]) + b"\n")
+        rest = [1, "a", 1, 1, "double", "t", "{}", [], None, None, []]
+        ours.sendall(orjson.dumps(["run", [rest]]) + b"\n")
+        ours.shutdown(socket.SHUT_WR)
+        inbox.serve()
+        taken = inbox.take(wait=False)
+    assert taken is not None
+    assert (taken[1].grace() or 0.0) > 0
 
 
 _HOST = """

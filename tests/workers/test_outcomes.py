@@ -39,7 +39,7 @@ async def test_reasons_of_task_code_are_kept(one: Bench) -> None:
     await one.assign(job("a", "fail_with_reason"), job("b", "fail_for_good"))
     a, b = (await one.failed("a")).failure, (await one.failed("b")).failure
     assert (a.failure_class, a.code, a.reason) == (FailureClass.TASK_ERROR, 14, "BUSY")
-    assert a.metadata == (("host", "a"),)
+    assert dict(a.metadata) == {"exception": "longshore.sdk.failures.TaskError", "host": "a"}
     assert (b.failure_class, b.code, b.reason) == (FailureClass.PERMANENT, 3, "NO_CODEC")
     assert b.violations == (("codec", "x"),)
 

@@ -12,6 +12,7 @@ import pytest
 
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.wire import Assignment, Needs, Started, Succeeded
+from tests.workers.harness import alive, gone
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +33,21 @@ def ray_here() -> Iterator[Any]:
     ray.shutdown()
 
 
+def settings_of(folder: Path, **more: Any) -> WorkerSettings:
+    return WorkerSettings(
+        pool="cpu",
+        capacity=Needs(cpu_millis=1000),
+        artifacts=folder / "artifacts",
+        scratch=folder / "scratch",
+        modules=("tasks_plain",),
+        **more,
+    )
+
+
 async def test_a_detached_actor_is_assigned_and_polled(ray_here: Any, tmp_path: Path) -> None:
     from longshore_cpu_workers.actor import WorkerActor
 
-    settings = WorkerSettings(
-        worker_id="w1",
-        pool="cpu",
-        capacity=Needs(cpu_millis=1000),
-        artifacts=tmp_path / "artifacts",
-        scratch=tmp_path / "scratch",
-        modules=("tasks_plain",),
-    )
+    settings = settings_of(tmp_path, worker_id="w1")
     actor = WorkerActor.options(  # type: ignore[attr-defined]
         name="w1", lifetime="detached", num_cpus=1
     ).remote(settings)
@@ -68,3 +73,20 @@ async def test_a_detached_actor_is_assigned_and_polled(ray_here: Any, tmp_path: 
     found = ray_here.get_actor("w1", namespace="longshore-test")
     await found.stop.remote(1.0)
     ray_here.kill(found)
+
+
+async def test_a_detached_actor_that_nobody_polls_ends_by_itself(
+    ray_here: Any, tmp_path: Path
+) -> None:
+    from longshore_cpu_workers.actor import WorkerActor
+
+    settings = settings_of(tmp_path, worker_id="w2", abandon_after=1.0)
+    actor = WorkerActor.options(  # type: ignore[attr-defined]
+        name="w2", lifetime="detached", num_cpus=1
+    ).remote(settings)
+    pid = (await actor.info.remote()).pid
+    assert (await actor.poll.remote(0, 1.5)).reports == (), "a poll that waits counts as heard"
+    assert alive(pid)
+    await gone(pid)
+    with pytest.raises(ray_here.exceptions.RayActorError):
+        await actor.info.remote()

@@ -121,6 +121,15 @@ async def test_a_checkpoint_has_a_bound(one: Bench) -> None:
     assert "262144" in failure.message
 
 
+async def test_a_checkpoint_that_is_too_large_harms_nothing(two: Bench) -> None:
+    await two.assign(job("b", "saves_too_much"), job("a", "double", {"value": 3}))
+    message = await two.value("b")
+    assert message.startswith("the checkpoint has 300002 bytes as JSON, more than 262144; ")
+    assert "write large state to a file" in message
+    assert [json.loads(c.value) for c in two.of(Checkpointed)] == ["small", "smaller"]
+    assert await two.value("a") == 6
+
+
 async def test_artifacts_are_of_winners_only(one: Bench) -> None:
     await one.assign(job("a", "writes", fence=3), job("b", "writes", {"value": 1}))
     outcome = await one.outcome("a")

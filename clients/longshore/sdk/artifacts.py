@@ -1,10 +1,11 @@
-"""Files an attempt hands over: written to its own place, visible once it has won."""
+"""Files of a job: those an attempt hands over once it has won, and those that outlive it."""
 
 from __future__ import annotations
 
 import hashlib
 import mimetypes
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,37 @@ class Artifacts:
             for name, media_type in self._names.items()
             if (path := self.folder / name).is_file()
         ]
+
+
+class Kept:
+    """A folder for work that outlives an attempt: every attempt of the job sees it.
+
+    It lies on the storage of the artifacts. The runner deletes it when an attempt succeeds; one
+    that fails leaves it to the next.
+    """
+
+    __slots__ = ("_fence", "_folder", "used")
+
+    def __init__(self, folder: Path | str, fence: int) -> None:
+        self._folder = folder
+        self._fence = fence
+        self.used = False
+
+    def open(self) -> Path:
+        """The folder; made at first use, with a mark that this attempt is there."""
+        folder = Path(self._folder)
+        if not self.used:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f".{self._fence}").touch()
+            self.used = True
+        return folder
+
+    def discard(self) -> None:
+        """Deletes it, unless a newer attempt is there: then this one has lost its lease."""
+        folder = Path(self._folder)
+        marks = (path.name.removeprefix(".") for path in folder.glob(".*"))
+        if all(int(mark) <= self._fence for mark in marks if mark.isdigit()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

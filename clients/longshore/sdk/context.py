@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from longshore.sdk.artifacts import Artifacts
+from longshore.sdk.artifacts import Artifacts, Kept
 from longshore.sdk.failures import JobCancelled
 
 Json = Any
@@ -61,6 +61,9 @@ class Channel(Protocol):
     def cancelled(self) -> bool:
         """True once the attempt is to end."""
 
+    def grace(self) -> float | None:
+        """Seconds until a worker that goes away takes the attempt back; None while it stays."""
+
 
 class Context:
     """What a task sees of the job it runs.
@@ -68,11 +71,13 @@ class Context:
     Attributes:
         job_id: the job.
         attempt: the number of this attempt, from 1.
+        fence: the number of its lease; of two attempts of a job the newer has the larger one.
         tenant: whose job it is.
         restored: the newest checkpoint of an earlier attempt, or None.
         inputs: large inputs by name, as local files.
         artifacts: where large outputs go.
         scratch: an empty folder, made at first use and deleted when the attempt ends.
+        kept: a folder that all attempts of the job share, until one succeeds.
         devices: the devices this attempt may use, by name.
         log: a logger whose records become log events of the job.
     """
@@ -90,13 +95,17 @@ class Context:
         restored: Json = None,
         devices: tuple[str, ...] = (),
         deadline: float | None = None,
+        fence: int = 0,
+        kept: Kept | None = None,
     ) -> None:
         self.job_id = job_id
         self.attempt = attempt
+        self.fence = fence
         self.tenant = tenant
         self.artifacts = artifacts
         self._scratch: Path | str = scratch  # a Path is made once it is asked for: it is slow
         self._scratch_made = False
+        self._kept = kept or Kept(f"{scratch}/kept", fence)
         self.inputs = dict(inputs or {})
         self.restored = restored
         self.devices = devices
@@ -120,9 +129,34 @@ class Context:
         return self._scratch_made
 
     @property
+    def kept(self) -> Path:
+        """A folder that all attempts of this job share; deleted when one succeeds.
+
+        An older attempt that has lost its lease may still write here: put `fence` into the
+        names, rename a file to its name once it is complete, and rely only on those that a
+        checkpoint lists. It may be gone, where workers share no storage: then start over.
+        """
+        return self._kept.open()
+
+    @property
     def cancelled(self) -> bool:
         """True once the attempt is to end; `progress` and `check_cancelled` raise then."""
         return self._channel.cancelled()
+
+    @property
+    def draining(self) -> bool:
+        """True once the worker is to go away: call `checkpoint` now, and go on working.
+
+        What ends within `grace` counts as ever. What does not is cancelled then, and runs again
+        on another worker from its newest checkpoint; that costs it no attempt. A task that saves
+        checkpoints at its own pace anyway need not look at this.
+        """
+        return self._channel.grace() is not None
+
+    @property
+    def grace(self) -> float | None:
+        """Seconds left of a drain until the attempt is cancelled; None while there is none."""
+        return self._channel.grace()
 
     @property
     def remaining(self) -> float | None:
@@ -169,6 +203,10 @@ class Context:
     def checkpoint(self, value: Json, *, timeout: float = 30.0) -> None:
         """Saves what the next attempt starts from, as `ctx.restored`.
 
+        Code that cleans up after JobCancelled may call it once more, within the `cancel_grace`
+        of the job: the value is kept like any other where the attempt still holds its lease (a
+        drain, not a cancelled job), and JobCancelled is raised again.
+
         Args:
             value: anything JSON can carry, at most 256 KiB.
             timeout: seconds to wait for the store.
@@ -176,7 +214,7 @@ class Context:
         Raises:
             TimeoutError: the store did not confirm in time; the value may or may not be kept.
             ValueError: the value is too large or not JSON.
-            JobCancelled: the attempt is to end.
+            JobCancelled: the attempt is to end; the value is on its way to the store all the same.
         """
         self._channel.checkpoint(value, timeout)
         self.check_cancelled()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 
 class FailureClass(enum.IntEnum):
@@ -55,6 +56,12 @@ class TaskError(Exception):
         metadata: short facts for programs, such as {"input": "video"}.
         violations: (field path, what is wrong with it), where the payload is to blame.
     """
+
+    # Of subclasses whose own __init__ says nothing of them.
+    reason: str = "TASK_ERROR"
+    code: int = CODES["ABORTED"]
+    metadata: Mapping[str, str] = MappingProxyType({})
+    violations: Sequence[tuple[str, str]] = ()
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from longshore.sdk.artifacts import Artifacts
+from longshore.sdk.artifacts import Artifacts, Kept
 from longshore.sdk.context import Context, Input
 from longshore.sdk.failures import FailureClass, JobCancelled
 from longshore.sdk.task import Task
@@ -72,6 +72,7 @@ class AttemptRun:
         "ctx",
         "inputs",
         "job",
+        "kept",
         "params",
         "refs",
         "restored",
@@ -101,6 +102,7 @@ class AttemptRun:
         self._started = 0.0
         self._folder = f"{where.artifacts}/{job.job_id}/{job.fence}"
         self._scratch = f"{where.scratch}/{job.job_id}-{job.fence}"
+        self.kept = Kept(f"{where.artifacts}/{job.job_id}/kept", job.fence)
 
     # Before the start
 
@@ -155,6 +157,8 @@ class AttemptRun:
             restored=self.restored,
             devices=tuple(job.devices),
             deadline=None if limit is None else time.monotonic() + limit,
+            fence=job.fence,
+            kept=self.kept,
         )
 
     # Task code
@@ -222,6 +226,8 @@ class AttemptRun:
             shutil.rmtree(self._scratch, ignore_errors=True)
         if self.told is not None:
             self._delete_artifacts()
+        elif self.kept.used or self.job.number > 1 or self.job.checkpoint is not None:
+            self.kept.discard()
         unsent = self.channel.close()
         return unsent + encode(self._message(time.monotonic()))
 

@@ -14,6 +14,7 @@ from longshore.sdk.context import Progress
 from longshore_cpu_workers.runner.failures import clean
 from longshore_cpu_workers.runner.link import Link, encode
 from longshore_cpu_workers.runner.pacing import Allowance, Conflator
+from longshore_cpu_workers.runner.scrubbing import LineScrubber
 
 PROGRESS_INTERVAL = 0.1
 LINES_PER_SECOND = 200.0
@@ -40,9 +41,11 @@ class AttemptChannel:
         "_progress",
         "_saved",
         "_saves",
+        "_scrubber",
         "_wake",
         "cancel_task",
         "closed",
+        "drains_at",
         "is_cancelled",
         "serial",
     )
@@ -58,6 +61,7 @@ class AttemptChannel:
         self.is_cancelled = False
         self.closed = False
         self.cancel_task: Callable[[], object] | None = None
+        self.drains_at: float | None = None
         self._link = link
         self._flusher = flusher
         self._clock = clock
@@ -65,6 +69,7 @@ class AttemptChannel:
         self._progress: Conflator[str] | None = None
         self._allowance: Allowance | None = None
         self._lines: list[str] = []
+        self._scrubber = LineScrubber()
         self._dropped = 0
         self._saves = 0
         self._saved = 0
@@ -97,7 +102,8 @@ class AttemptChannel:
             if not self._allowance.take(now):
                 self._dropped += 1
                 return
-            self._lines.append(_bounded(line))
+            # Cut before and after: a secret may lie across the bound, and a line be endless.
+            self._lines.append(_bounded(self._scrubber.scrub(line[: 2 * LINE_BYTES])))
             if len(self._lines) >= LINES_PER_REPORT:
                 self._link.write(self._encode_lines(now))
                 return
@@ -118,6 +124,9 @@ class AttemptChannel:
 
     def cancelled(self) -> bool:
         return self.is_cancelled
+
+    def grace(self) -> float | None:
+        return None if self.drains_at is None else max(0.0, self.drains_at - self._clock())
 
     # What the worker says
 

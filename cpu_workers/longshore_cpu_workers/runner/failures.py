@@ -11,11 +11,20 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from longshore.sdk.failures import CODES, FailureClass, JobCancelled, PermanentError, TaskError
+from longshore_cpu_workers.runner.scrubbing import scrub, scrub_fact
 
 MAX_TRACEBACK = 8 * 1024
 MAX_MESSAGE = 2 * 1024
+MAX_REASON = 128
+"""As long as `non_retryable_reasons` of a job may be."""
+
+# What is read of a text before it is scrubbed and cut: a secret that lies across this end is far
+# beyond what is kept.
+_WINDOW = 64 * 1024
+_TRACE_WINDOW = 256 * 1024
 _MAX_VIOLATIONS = 100
 _MAX_FACTS = 32
+_OWN_FACTS = ("exception", "exit_code", "memory")
 
 # What the libraries that allocate on a device say when they cannot: torch, CUDA itself,
 # onnxruntime's arena, cuBLAS and cuDNN, XLA.
@@ -27,18 +36,6 @@ _DEVICE_MEMORY = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEVICE_FAULT = re.compile(r"uncorrectable ECC error|cudaErrorECCUncorrectable|GPU is lost", re.I)
-_SECRETS = (
-    (re.compile(r"(?<=://)[^\s/@:'\"]*:[^\s/@'\"]*@"), "***@"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-    (
-        re.compile(
-            r"(?i)([\w-]*(?:token|secret|passw(?:or)?d|passwd|api[_-]?key|signature|credential)"
-            r"[\w-]*[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s&,;)}\]]+)"
-        ),
-        r"\1***",
-    ),
-    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]*"), "***"),
-)
 
 
 class Told(NamedTuple):
@@ -53,15 +50,22 @@ class Told(NamedTuple):
     traceback: str = ""
 
     def plain(self) -> list[object]:
-        """The fields as JSON can carry them, whatever task code put into them."""
+        """The fields as JSON can carry them, bounded and without secrets, whatever task code
+        put into them."""
         number, code, reason, message, metadata, found, trace_text = self
         return [
             int(number),
             int(code),
-            clean(reason),
-            clean(message),
-            [(clean(key), clean(value)) for key, value in metadata[:_MAX_FACTS]],
-            [(clean(path), clean(what)) for path, what in found[:_MAX_VIOLATIONS]],
+            clean(scrub(reason[:_WINDOW]))[:MAX_REASON],
+            clean(scrub(message[:_WINDOW])),
+            [
+                (clean(scrub(key[:_WINDOW])), clean(scrub_fact(key, value[:_WINDOW])))
+                for key, value in metadata[:_MAX_FACTS]
+            ],
+            [
+                (clean(scrub(path[:_WINDOW])), clean(scrub(what[:_WINDOW])))
+                for path, what in found[:_MAX_VIOLATIONS]
+            ],
             trace_text,
         ]
 
@@ -104,7 +108,7 @@ def invalid_payload(task: str, error: ValidationError) -> Told:
 def violations(error: ValidationError) -> tuple[tuple[str, str], ...]:
     """(path, what is wrong with it); the values themselves are left out."""
     errors = error.errors(include_input=False, include_url=False, include_context=False)
-    return tuple((field_path(item["loc"]), scrub(item["msg"])) for item in errors[:_MAX_VIOLATIONS])
+    return tuple((field_path(item["loc"]), item["msg"]) for item in errors[:_MAX_VIOLATIONS])
 
 
 def field_path(place: Sequence[str | int]) -> str:
@@ -119,16 +123,56 @@ def _step(part: str | int) -> str:
 
 
 def raised(error: BaseException) -> Told:
-    """What task code raised."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    message = scrub(str(error) if isinstance(error, TaskError) else text)
-    told = Told(*_classify(error, text), message, traceback=trace(error))
-    if isinstance(error, TaskError):
-        facts = tuple((str(k), scrub(str(v))) for k, v in error.metadata.items())
-        return told._replace(metadata=facts, violations=error.violations)
+    """What task code raised. Never raises, whatever the exception is made of."""
+    try:
+        return _described(error)
+    except Exception:  # noqa: BLE001 - a field of the exception is not what it should be
+        kind = type(error).__name__
+        message = f"{kind}, which cannot be described: its fields are not those of a TaskError"
+        facts = (("exception", kind),)
+        return Told(FailureClass.TASK_ERROR, CODES["ABORTED"], upper_snake(kind), message, facts)
+
+
+def _described(error: BaseException) -> Told:
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    said = _said(error)
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    cause = _sole_cause(error)
+    failure_class, code, reason = _classify(cause, text)
+    facts: dict[str, str] = {"exception": kind}
+    violations: tuple[tuple[str, str], ...] = ()
+    if isinstance(cause, TaskError):
+        facts = {**{str(k): str(v) for k, v in cause.metadata.items()}, **facts}
+        violations = tuple((str(path), str(what)) for path, what in cause.violations)
     if isinstance(error, SystemExit):
-        return told._replace(metadata=(("exit_code", str(error.code)),))
-    return told
+        facts["exit_code"] = str(_exit_code(error))
+    if failure_class is FailureClass.OUT_OF_MEMORY:
+        facts["memory"] = "device" if _DEVICE_MEMORY.search(text) else "host"
+    message = said if isinstance(error, TaskError) else text
+    # Ours first: what is beyond the bound of facts is left out.
+    pairs = sorted(facts.items(), key=lambda fact: fact[0] not in _OWN_FACTS)
+    return Told(failure_class, code, reason, message, tuple(pairs), violations, trace(error))
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)[:_WINDOW]
+    except Exception:  # noqa: BLE001 - task code's own __str__
+        return "(what it says cannot be written out)"
+
+
+def _sole_cause(error: BaseException) -> BaseException:
+    """A group of one is what is in it: a TaskGroup wraps the one failure that ended it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _exit_code(error: SystemExit) -> int:
+    """As the interpreter would end with it; a text is what it prints before it exits with 1."""
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
 
 
 def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
@@ -139,9 +183,9 @@ def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
     if _DEVICE_FAULT.search(text):
         return FailureClass.DEVICE_FAULT, CODES["UNAVAILABLE"], "DEVICE_FAULT"
     if isinstance(error, PermanentError):
-        return FailureClass.PERMANENT, error.code, error.reason
+        return FailureClass.PERMANENT, int(error.code), str(error.reason)
     if isinstance(error, TaskError):
-        return FailureClass.TASK_ERROR, error.code, error.reason
+        return FailureClass.TASK_ERROR, int(error.code), str(error.reason)
     if isinstance(error, SystemExit):
         return FailureClass.CRASH, CODES["INTERNAL"], "CRASH"
     return FailureClass.TASK_ERROR, CODES["ABORTED"], upper_snake(type(error).__name__)
@@ -165,9 +209,10 @@ def trace(error: BaseException) -> str:
     """The traceback of task code, without values, without our frames, at most 8 KiB: its end."""
     formatted = traceback.TracebackException.from_exception(error, capture_locals=False)
     _hide_our_frames(formatted)
-    text = scrub("".join(formatted.format()))
-    data = _storable(text)
-    if len(data) <= MAX_TRACEBACK:
+    text = "".join(formatted.format())
+    cut = len(text) > _TRACE_WINDOW
+    data = _storable(scrub(text[-_TRACE_WINDOW:]))
+    if len(data) <= MAX_TRACEBACK and not cut:
         return data.decode()
     return "…\n" + data[-MAX_TRACEBACK + 4 :].decode("utf-8", "ignore")
 
@@ -176,10 +221,3 @@ def _hide_our_frames(formatted: traceback.TracebackException) -> None:
     ours = "/longshore_cpu_workers/runner/"
     while formatted.stack and ours in formatted.stack[0].filename:
         del formatted.stack[0]
-
-
-def scrub(text: str) -> str:
-    """Hides what looks like a secret: credentials in URLs, tokens, keys, passwords."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text

@@ -36,6 +36,7 @@ class Inbox:
         self._flusher = Flusher()
         self._jobs: deque[Job] = deque()
         self._channels: dict[int, AttemptChannel] = {}
+        self._drains_at: float | None = None
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
 
@@ -48,6 +49,7 @@ class Inbox:
                 self._more.wait()
             job = self._jobs.popleft()
             channel = AttemptChannel(job.serial, self._link, self._flusher)
+            channel.drains_at = self._drains_at
             self._channels[job.serial] = channel
             return job, channel
 
@@ -66,6 +68,8 @@ class Inbox:
                 case "cancel":
                     if channel := self._channels.get(rest[0]):
                         channel.cancel()
+                case "drain":
+                    self._drain(rest[0])
                 case "saved":
                     if channel := self._channels.get(rest[0]):
                         channel.saved(rest[1])
@@ -76,6 +80,12 @@ class Inbox:
             self._more.notify()
         if self.on_more is not None:
             self.on_more()
+
+    def _drain(self, drains_at: float) -> None:
+        with self._lock:  # one that begins at this moment must hear it too
+            self._drains_at = drains_at
+            for channel in list(self._channels.values()):  # `forget` takes no lock
+                channel.drains_at = drains_at
 
     def _withdraw(self, serials: set[int]) -> None:
         with self._lock:

@@ -17,10 +17,10 @@ from longshore.sdk.task import load_tasks
 from longshore_cpu_workers.reaping import kill_children
 from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
 from longshore_cpu_workers.runner.channel import AttemptChannel
-from longshore_cpu_workers.runner.failures import scrub
 from longshore_cpu_workers.runner.inbox import Inbox, Job
 from longshore_cpu_workers.runner.link import Link, encode
 from longshore_cpu_workers.runner.output import Output
+from longshore_cpu_workers.runner.scrubbing import scrub
 
 _TERMINATED = 128 + signal.SIGTERM
 _BROKEN = 3

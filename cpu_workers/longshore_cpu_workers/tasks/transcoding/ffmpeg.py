@@ -1,5 +1,7 @@
 """Builds the one command that decodes once and writes every rendition and thumbnail.
 
+`segments` builds its commands from the same parts.
+
 Pure: nothing here touches a file. Every word of the command is a constant, a number, a value
 of a closed choice, or a path of ours behind `file:`, so that a name can be no option.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from longshore_cpu_workers.tasks.transcoding.params import (
@@ -39,11 +42,12 @@ _DEFAULT_CRF: dict[Codec, int] = {"h264": 23, "hevc": 28, "vp9": 32, "av1": 35}
 _VP9_SPEED: dict[Preset, int] = {"ultrafast": 8, "veryfast": 5, "fast": 4, "medium": 2, "slow": 1}
 _AV1_PRESET: dict[Preset, int] = {"ultrafast": 12, "veryfast": 9, "fast": 8, "medium": 6, "slow": 4}
 _AUDIO_ENCODERS = {"aac": "aac", "opus": "libopus"}
-_MUXERS = {"mp4": "mp4", "webm": "webm", "mkv": "matroska"}
+NO_METADATA = ("-map_metadata", "-1", "-map_chapters", "-1")
+MUXERS = {"mp4": "mp4", "webm": "webm", "mkv": "matroska"}
 
 
 def command(
-    program: str, source: Source, params: TranscodeParams, folder: Path, *, cores: int
+    program: str, source: Source, params: TranscodeParams, folder: Path, *, threads: int
 ) -> list[str]:
     """The command line, program first.
 
@@ -52,21 +56,24 @@ def command(
         source: the probed input.
         params: what is asked for.
         folder: where the outputs are written, under the names of their artifacts.
-        cores: how many cores this process may use; a bound for the threads.
+        threads: those of ffmpeg, shared by its encoders.
     """
-    threads = thread_count(params.threads, cores)
-    shares = encoder_threads([scaled(source, r.height) for r in params.renditions], threads)
-    words = [program, *_global_options(), *_input_options(source, threads)]
-    for rendition, share in zip(params.renditions, shares, strict=True):
+    words = [program, *global_options(), *input_options(source, threads)]
+    for rendition, share in zip(params.renditions, shares(source, params, threads), strict=True):
         words += _rendition(rendition, source, folder, share)
     if params.thumbnails.count:
-        words += _thumbnails(params.thumbnails, source, folder)
+        words += stills(params.thumbnails, source, folder)
     return words
 
 
 def thread_count(asked: int, cores: int) -> int:
     """Threads for a job that asked for so many, 0 for the default, on so many cores."""
     return max(1, min(asked or DEFAULT_THREADS, cores))
+
+
+def shares(source: Source, params: TranscodeParams, threads: int) -> list[int]:
+    """The threads of each rendition's encoder."""
+    return encoder_threads([scaled(source, r.height) for r in params.renditions], threads)
 
 
 def encoder_threads(sizes: list[tuple[int, int]], threads: int) -> list[int]:
@@ -81,41 +88,72 @@ def scaled(source: Source, height: int) -> tuple[int, int]:
     return max(2, min(width, MAX_SIDE)), height
 
 
-def _global_options() -> list[str]:
+def global_options() -> list[str]:
+    """What every ffmpeg is told about itself."""
     # "level+" marks each line of stderr with its severity; reports go to stdout.
     words = ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-nostats"]
     return [*words, "-stats_period", str(REPORT_PERIOD), "-progress", "pipe:1", "-y"]
 
 
-def _input_options(source: Source, threads: int) -> list[str]:
+def input_options(source: Source, threads: int, seek: Sequence[str] = ()) -> list[str]:
+    """The source and what may be read of it; `seek` goes where to begin."""
     return [
         *("-protocol_whitelist", PROTOCOLS),
         *("-format_whitelist", source.demuxer, "-f", source.demuxer),
         *("-max_streams", str(MAX_STREAMS), "-max_pixels", str(MAX_PIXELS)),
+        *seek,
         *("-threads", str(threads), "-i", f"file:{source.path}"),
     ]
 
 
 def _rendition(rendition: Rendition, source: Source, folder: Path, threads: int) -> list[str]:
-    width, height = scaled(source, rendition.height)
     return [
-        *("-map", f"0:{source.video_index}", *_sound(rendition, source)),
-        *("-map_metadata", "-1", "-map_chapters", "-1"),
-        *("-vf", f"scale={width}:{height},setsar=1,format=yuv420p"),
-        *("-c:v", _ENCODERS[rendition.codec], "-threads:v", str(threads)),
-        *_preset(rendition.codec, rendition.preset),
-        *_quality(rendition),
-        *_codec_details(rendition, threads),
-        *(("-movflags", "+faststart") if rendition.container == "mp4" else ()),
-        *("-f", _MUXERS[rendition.container], f"file:{folder / rendition.artifact}"),
+        *("-map", f"0:{source.video_index}", *_sound_or_none(rendition, source)),
+        *picture(rendition, source, threads),
+        *container(rendition, folder),
     ]
 
 
-def _sound(rendition: Rendition, source: Source) -> list[str]:
+def picture(
+    rendition: Rendition, source: Source, threads: int, *, select: str = "", x265: str = ""
+) -> list[str]:
+    """How the picture is scaled and encoded.
+
+    Args:
+        select: an expression of ours that is true of the frames to take; empty takes all.
+        x265: more parameters for that encoder, each with a colon in front.
+    """
+    width, height = scaled(source, rendition.height)
+    chosen = f"select='{select}'," if select else ""
+    return [
+        *NO_METADATA,
+        *("-vf", f"{chosen}scale={width}:{height},setsar=1,format=yuv420p"),
+        *("-c:v", _ENCODERS[rendition.codec], "-threads:v", str(threads)),
+        *_preset(rendition.codec, rendition.preset),
+        *_quality(rendition),
+        *_codec_details(rendition, threads, x265),
+    ]
+
+
+def container(rendition: Rendition, folder: Path) -> list[str]:
+    """Where a rendition is written, and as what."""
+    return [
+        *(("-movflags", "+faststart") if rendition.container == "mp4" else ()),
+        *("-f", MUXERS[rendition.container], f"file:{folder / rendition.artifact}"),
+    ]
+
+
+def _sound_or_none(rendition: Rendition, source: Source) -> list[str]:
     if rendition.audio_codec is None or source.audio_index is None:
         return ["-an"]
+    return ["-map", f"0:{source.audio_index}", *sound(rendition, source)]
+
+
+def sound(rendition: Rendition, source: Source) -> list[str]:
+    """How the sound of a rendition that has some is encoded."""
+    assert rendition.audio_codec is not None
     return [
-        *("-map", f"0:{source.audio_index}", "-c:a", _AUDIO_ENCODERS[rendition.audio_codec]),
+        *("-c:a", _AUDIO_ENCODERS[rendition.audio_codec]),
         # Stereo at most: layouts beyond it are not portable between these encoders.
         *("-b:a", f"{rendition.audio_bitrate_kbps}k", "-ac", str(min(2, source.channels or 2))),
     ]
@@ -141,32 +179,60 @@ def _quality(rendition: Rendition) -> list[str]:
     return words
 
 
-def _codec_details(rendition: Rendition, threads: int) -> list[str]:
+def _codec_details(rendition: Rendition, threads: int, x265: str) -> list[str]:
     if rendition.codec != "hevc":
         return []
     # x265 takes its worker threads from here, and "-threads" for frames only; hvc1 is the tag
     # Apple's players ask for.
-    tag = ["-tag:v", "hvc1"] if rendition.container == "mp4" else []
-    return [*tag, "-x265-params", f"pools={threads}:log-level=error"]
+    return [*tag(rendition), "-x265-params", f"pools={threads}:log-level=error{x265}"]
 
 
-def _thumbnails(thumbnails: Thumbnails, source: Source, folder: Path) -> list[str]:
-    """One still from the middle of each of `count` equal parts."""
+def tag(rendition: Rendition) -> list[str]:
+    """The name of the codec in the file, where ffmpeg's own choice does not play everywhere."""
+    apple = rendition.codec == "hevc" and rendition.container == "mp4"
+    return ["-tag:v", "hvc1"] if apple else []
+
+
+def stills(
+    thumbnails: Thumbnails,
+    source: Source,
+    folder: Path,
+    *,
+    done: int = 0,
+    start: float | None = None,
+) -> list[str]:
+    """One still from the middle of each of `count` equal parts.
+
+    Args:
+        done: how many of them are there already; the rest is written.
+        start: where decoding does not begin with the source, or some are there: the time of the
+            source's first frame, in seconds. The first frame decoded is then written as well,
+            under the number before: an output without any would be an error.
+    """
     height = min(thumbnails.height, max(2, source.height // 2 * 2))
     width = scaled(source, height)[0]
     interval = source.video_duration / thumbnails.count
-    select = (
-        f"select='lt(selected_n,{thumbnails.count})*gte(t-start_t,(selected_n+0.5)*{interval:.6f})'"
-    )
+    extra = 0 if start is None else 1
+    frames = thumbnails.count - done + extra
+    # A frame right in the middle is taken, whichever way its time was rounded.
+    middle = f"(selected_n+{done - extra + 0.5})*{interval:.6f}-0.00001"
+    since = "t-start_t" if start is None else f"t-{start:.6f}"
+    first = "eq(n,0)+" if extra else ""
+    select = f"select='{first}lt(selected_n,{frames})*gte({since},{middle})'"
     jpeg = thumbnails.format == "jpeg"
     # JPEG has the full range of values and video has not: without it blacks would be grey.
     full, pixels = (":out_range=full", "yuv420p") if jpeg else ("", "rgb24")
-    # The pattern is image2's own, so a percent sign of the folder is doubled.
-    target = Path(os.fspath(folder).replace("%", "%%")) / (THUMBNAIL_PATTERN + thumbnails.suffix)
+    target = pattern(folder, THUMBNAIL_PATTERN + thumbnails.suffix)
     return [
-        *("-map", f"0:{source.video_index}", "-an", "-map_metadata", "-1"),
+        *("-map", f"0:{source.video_index}", "-an", *NO_METADATA),
         *("-vf", f"{select},scale={width}:{height}{full},setsar=1,format={pixels}"),
-        *("-fps_mode", "passthrough", "-frames:v", str(thumbnails.count)),
+        *("-fps_mode", "passthrough", "-frames:v", str(frames)),
         *("-c:v", "mjpeg" if jpeg else "png", *(("-q:v", "3") if jpeg else ())),
-        *("-threads:v", "1", "-f", "image2", "-start_number", "1", f"file:{target}"),
+        *("-threads:v", "1", "-f", "image2", "-atomic_writing", "1"),
+        *("-start_number", str(done + 1 - extra), target),
     ]
+
+
+def pattern(folder: Path, name: str) -> str:
+    """A target whose name is a pattern; a percent sign of the folder is none, so it is doubled."""
+    return f"file:{Path(os.fspath(folder).replace('%', '%%')) / name}"

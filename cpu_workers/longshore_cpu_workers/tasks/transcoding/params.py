@@ -177,4 +177,7 @@ class TranscodeResult(BaseModel):
     source: SourceFacts
     renditions: list[RenditionResult]
     thumbnails: list[str] = Field(description="Names of artifacts, in order of time.")
-    seconds: float = Field(description="How long ffmpeg ran.")
+    seconds: float = Field(description="How long ffmpeg ran, in the attempt that succeeded.")
+    resumed_at: float = Field(
+        default=0.0, description="Seconds of the source that earlier attempts had encoded."
+    )

@@ -7,7 +7,8 @@ one file; the same list goes into ffmpeg's own command.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,10 @@ class Source:
     channels: int
     size: int
 
+    def facts(self) -> dict[str, object]:
+        """All but where it lies: what tells it from another."""
+        return {name: value for name, value in asdict(self).items() if name != "path"}
+
 
 def not_a_video(why: str) -> PermanentError:
     """NOT_A_VIDEO, as one sentence."""
@@ -76,6 +81,12 @@ def not_a_video(why: str) -> PermanentError:
         code="INVALID_ARGUMENT",
         metadata={"input": "video"},
     )
+
+
+def refuse_cut_off(warnings: Iterable[str]) -> None:
+    """Raises NOT_A_VIDEO where ffmpeg found the source to end in the middle of a frame."""
+    if any("ended prematurely" in line for line in warnings):
+        raise not_a_video("it is cut off: the file ends before its last frame")
 
 
 def probe(path: Path) -> Source:

@@ -12,7 +12,7 @@ from pathlib import Path
 from longshore.sdk import Context, PermanentError, Resources, TaskError, Timeouts, task
 from longshore_cpu_workers.tasks.inputs import require_input
 from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
-from longshore_cpu_workers.tasks.transcoding.ffmpeg import DEFAULT_THREADS, command
+from longshore_cpu_workers.tasks.transcoding.ffmpeg import DEFAULT_THREADS, command, thread_count
 from longshore_cpu_workers.tasks.transcoding.params import (
     Rendition,
     RenditionResult,
@@ -20,8 +20,10 @@ from longshore_cpu_workers.tasks.transcoding.params import (
     TranscodeParams,
     TranscodeResult,
 )
-from longshore_cpu_workers.tasks.transcoding.probe import Source, not_a_video, probe
+from longshore_cpu_workers.tasks.transcoding.probe import Source, probe, refuse_cut_off
 from longshore_cpu_workers.tasks.transcoding.progress import Report
+from longshore_cpu_workers.tasks.transcoding.resumable import LongTranscode
+from longshore_cpu_workers.tasks.transcoding.segments import segmented
 
 
 @task(
@@ -35,21 +37,23 @@ def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
     The first video stream and the first audio stream are taken, rotated as a player would
     show them; metadata, chapters and subtitles are left behind. Colours are 8 bit 4:2:0.
 
+    A video of more than 20 s is encoded in segments of 10 s (longer ones above an hour), which
+    outlive the attempt: the next one goes on at the first that is missing, with the same result
+    as if nothing had happened. The picture of MP4, MOV, Matroska and WebM is then read from there
+    on; that of other formats is decoded from the start. The sound is encoded anew, in one piece.
+
     Raises:
         PermanentError: INPUT_MISSING, NOT_A_VIDEO, VIDEO_TOO_LARGE, UPSCALE.
         TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_FAILED.
-        JobCancelled: the job was cancelled; ffmpeg is gone and so are its files.
+        JobCancelled: the job was cancelled; ffmpeg is gone, and its files but finished segments.
     """
     ctx.progress(0.0, "reading the video", phase="probe")
     source = probe(require_input(ctx, "video"))
     _refuse_upscaling(params, source)
     with _partial_folder(ctx) as folder:
-        argv = command(_program(), source, params, folder, cores=len(os.sched_getaffinity(0)))
         started = time.monotonic()
-        tail = run_ffmpeg(argv, ctx, _reporter(ctx, source))
+        resumed_at = _transcode(ctx, source, params, folder)
         seconds = time.monotonic() - started
-        if any("ended prematurely" in line for line in tail):
-            raise not_a_video("it is cut off: the file ends before its last frame")
         ctx.progress(0.99, "checking the outputs", phase="verify")
         result = TranscodeResult(
             duration=round(source.duration, 3),
@@ -59,10 +63,24 @@ def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
                 path.name for path in folder.glob("thumb-*" + params.thumbnails.suffix)
             ),
             seconds=round(seconds, 3),
+            resumed_at=round(resumed_at, 3),
         )
         _hand_over(ctx, folder, result)
     ctx.progress(1.0, "done", phase="done")
     return result
+
+
+def _transcode(ctx: Context, source: Source, params: TranscodeParams, folder: Path) -> float:
+    """Writes the outputs; returns the seconds of the source that earlier attempts had done."""
+    program = _program()
+    threads = thread_count(params.threads, len(os.sched_getaffinity(0)))
+    if segmented(source):
+        attempt = LongTranscode(ctx, program, source, params, threads)
+        attempt.run(folder, _reporter(ctx, source, attempt.resumed_at))
+        return attempt.resumed_at
+    argv = command(program, source, params, folder, threads=threads)
+    refuse_cut_off(run_ffmpeg(argv, ctx, _reporter(ctx, source)))
+    return 0.0
 
 
 def _refuse_upscaling(params: TranscodeParams, source: Source) -> None:
@@ -98,17 +116,22 @@ def _program() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _reporter(ctx: Context, source: Source) -> Callable[[Report], None]:
-    """Turns ffmpeg's reports into those of the job; the last hundredth is the checking."""
+def _reporter(ctx: Context, source: Source, begin: float = 0.0) -> Callable[[Report], None]:
+    """Turns ffmpeg's reports into those of the job; the last hundredth is the checking.
+
+    Where it begins later, the frames tell where it is: its times are of the sound as well.
+    """
     frames = round(source.video_duration * source.frame_rate)
+    before = round(begin * source.frame_rate)
 
     def report(latest: Report) -> None:
-        done = min(latest.out_time, source.duration)
+        time_of_frame = begin + latest.frame / source.frame_rate if source.frame_rate else begin
+        done = min(time_of_frame if begin else latest.out_time, source.duration)
         ctx.progress(
             0.99 * done / source.duration if source.duration else None,
             f"{done:.1f} of {source.duration:.1f} s",
-            completed=latest.frame,
-            total=max(frames, latest.frame),
+            completed=before + latest.frame,
+            total=max(frames, before + latest.frame),
             unit="frames",
             phase="transcode",
             metrics={"fps": latest.fps, "speed": latest.speed},

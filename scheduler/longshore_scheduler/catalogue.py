@@ -1,0 +1,41 @@
+"""The tasks of this installation, read in a process of its own: task code stays out of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+
+from longshore_store.model import TaskRecord
+
+DEADLINE = 30.0
+
+
+class CatalogueError(Exception):
+    """The tasks cannot be loaded; the message is what the loader said."""
+
+
+async def read_catalogue(modules: Sequence[str]) -> list[TaskRecord]:
+    """Loads the tasks of the entry points and of `modules` in a child, and returns them.
+
+    Raises:
+        CatalogueError: a module cannot be imported, or declares a task wrongly.
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "longshore_cpu_workers.catalogue",
+        *modules,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(child.communicate(), DEADLINE)
+    except TimeoutError:
+        child.kill()
+        raise CatalogueError(f"loading the tasks took more than {DEADLINE:.0f} s") from None
+    if child.returncode != 0:
+        last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise CatalogueError(f"the tasks cannot be loaded: {last[0]}")
+    return [TaskRecord(task["name"], json.dumps(task)) for task in json.loads(out)]

@@ -1,0 +1,21 @@
+"""What a deployment declares, written into its store: its queues."""
+
+from __future__ import annotations
+
+from longshore_store.model import QueueDeclaration
+from longshore_store.settings import Settings
+from longshore_store.store import Store
+
+
+async def declare_queues(store: Store, settings: Settings) -> None:
+    """Queues become as the settings say."""
+    await store.declare_queues(
+        [
+            QueueDeclaration(name, q.maximum_waiting, _us(q.attempt_timeout), q.overflow_to)
+            for name, q in settings.queues.items()
+        ]
+    )
+
+
+def _us(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1_000_000)

@@ -1,0 +1,150 @@
+"""`longshore-scheduler`: the scheduler as a process of its own, on a node of a Ray cluster.
+
+Two or more may run: one leads, the others wait for its term to run out. Workers are detached
+actors, so a deploy of schedulers interrupts no running job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longshore_scheduler.catalogue import CatalogueError, read_catalogue
+from longshore_scheduler.declaring import declare_queues
+from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.scheduler import Scheduler
+from longshore_store.bus import BusRefused, open_bus
+from longshore_store.process import run_process
+from longshore_store.settings import Settings, SettingsError, load_settings
+from longshore_store.sql import SqlStore
+
+NAME = "longshore-scheduler"
+_STOP_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """What the command line and the environment say."""
+
+    store: str
+    redis: str | None
+    ray: str
+    artifacts: Path
+    scratch: Path
+    config: Path | None
+    simulate_gpus: bool
+
+
+async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
+    """Leads or stands by until `told`.
+
+    Raises:
+        StoreUnavailable, StoreMismatch, BusRefused, SettingsError, CatalogueError: it cannot be
+            started.
+        Superseded: this process is of no more use, the next one is.
+    """
+    settings = load_settings(options.config)
+    if not settings.pools:
+        raise SettingsError("pools: none is declared; add a [pools.NAME] to the settings")
+    tasks = await read_catalogue(settings.tasks)
+    RayCluster.load()  # now, and not while a term that was just won runs out
+    async with AsyncExitStack() as stack:
+        store = SqlStore(options.store, cluster=settings.cluster)
+        await store.open()
+        stack.push_async_callback(store.close)
+        bus = await open_bus(stack, options.redis, store, settings.cluster, publishes_wakes=False)
+
+        async def declare() -> None:
+            await declare_queues(store, settings)
+            await store.publish_tasks(tasks)
+
+        scheduler = Scheduler(
+            store,
+            _cluster(options, settings),
+            settings,
+            simulate_gpus=options.simulate_gpus,
+            artifacts=options.artifacts,
+            keep_workers=True,
+            single_term=True,
+            declare=declare,
+        )
+        await scheduler.start()
+        stack.push_async_callback(scheduler.stop, _STOP_GRACE)
+        if bus is not None:
+            bus.on_wake(scheduler.notify)
+        print(f"{NAME} runs", flush=True)  # noqa: T201  # for people
+        await scheduler.run_until(told)
+
+
+def _cluster(options: SchedulerOptions, settings: Settings) -> RayCluster:
+    abandon_after = settings.scheduler.abandon
+    place = WorkerPlace(
+        options.artifacts, options.scratch, settings.tasks, abandon_after=abandon_after
+    )
+    return RayCluster(place, address=options.ray, namespace=settings.cluster)
+
+
+def command(
+    *,
+    store: Annotated[
+        str, typer.Option(envvar="LONGSHORE_STORE", help="postgresql://USER:PASSWORD@HOST/DB")
+    ],
+    artifacts: Annotated[
+        Path,
+        typer.Option(
+            envvar="LONGSHORE_ARTIFACTS", help="Where results' files go: a path all nodes share."
+        ),
+    ],
+    redis: Annotated[
+        str | None,
+        typer.Option(envvar="LONGSHORE_REDIS", help="redis://HOST:PORT; left out, it polls."),
+    ] = None,
+    ray: Annotated[
+        str,
+        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of Ray's head; this is a node of it."),
+    ] = "auto",
+    scratch: Annotated[
+        Path, typer.Option(envvar="LONGSHORE_SCRATCH", help="Working files, on each node's disk.")
+    ] = Path("/tmp/longshore-scratch"),  # noqa: S108  # a folder of a node, made when it is used
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LONGSHORE_CONFIG", exists=True, dir_okay=False, help="Settings: a TOML file."
+        ),
+    ] = None,
+    simulate_gpus: Annotated[
+        bool, typer.Option("--simulate-gpus", help="Pretend the devices of GPU pools.")
+    ] = False,
+) -> None:
+    """Place jobs on the workers of a Ray cluster, until it is told to stop."""
+    options = SchedulerOptions(
+        store, redis, ray, artifacts.absolute(), scratch.absolute(), config, simulate_gpus
+    )
+    status = run_process(NAME, lambda told: serve(options, told), (CatalogueError, BusRefused))
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """The entry of the command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    logging.shutdown()
+    sys.stdout.flush()
+    # All is closed. What Ray would still do at exit may wait a minute for a cluster that is gone.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
