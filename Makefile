@@ -30,7 +30,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 CHECKS := check-lint check-format check-types check-imports check-protos check-breaking check-layout
 TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup demo test check proto bench lock clean $(CHECKS) $(VENV)/descriptors.binpb
+.PHONY: help setup demo test check proto bench soak lock clean $(CHECKS) $(VENV)/descriptors.binpb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ proto: $(VENV)/.installed ## Generate the Python stubs from protos/
 
 bench: setup ## Measure; see benchmarks/
 	@$(PY) -m benchmarks
+
+soak: setup ## Break a whole deployment under load: MINUTES=10 SEED=1
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 lock: $(VENV)/.created ## Pin the dependencies of pyproject.toml in requirements/ (UPGRADE=1: to the newest)
 	@test -x $(BIN)/uv || $(PY) -m pip install --quiet uv

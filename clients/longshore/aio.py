@@ -10,13 +10,14 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc
 
 from longshore.batches import IN_FLIGHT, Items, Pipeline, new_key
 from longshore.calls import Calls, Repeat, Timing
 from longshore.handle import JobHandle
+from longshore.letters import DeadLetterCalls
 from longshore.specs import Payload, SpecOptions, job_spec, to_duration
 from longshore.v1 import (
     job_pb2,
@@ -28,7 +29,6 @@ from longshore.v1 import (
 from longshore.watching import Event, Watch
 
 if TYPE_CHECKING:
-    from longshore.calls import Method
     from longshore.sdk import Task
 
 __all__ = ["DEFAULT_TARGET", "AsyncClient", "JobHandle"]
@@ -39,13 +39,15 @@ DEFAULT_RECONNECT_TIMEOUT = 300.0
 PAGE_SIZE = 1000
 # The server caps a long-poll at 60 s.
 LONGEST_POLL = 60.0
+# Beyond the grace: cancelling, killing, and another scheduler that has to take over.
+DRAIN_MARGIN = 60.0
 
 T = TypeVar("T")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class AsyncClient:
+class AsyncClient(DeadLetterCalls):
     """A connection to one Longshore service, for one event loop.
 
     The channel opens at the first call. Every method takes `timeout`, in seconds for all its
@@ -278,7 +280,7 @@ class AsyncClient:
         request = job_service_pb2.ListJobsRequest(
             filter=filter, order_by=order_by, view=view, page_size=page_size
         )
-        pages = self._pages(self._calls.jobs.ListJobs, request, timeout)
+        pages = self._calls.pages(self._calls.jobs.ListJobs, request, timeout)
         async for page in pages:
             for job in page.jobs:
                 yield job
@@ -318,7 +320,7 @@ class AsyncClient:
     ) -> builtins.list[queue_service_pb2.Queue]:
         """Every queue, by name."""
         request = queue_service_pb2.ListQueuesRequest(page_size=PAGE_SIZE)
-        pages = self._pages(self._calls.queues.ListQueues, request, timeout)
+        pages = self._calls.pages(self._calls.queues.ListQueues, request, timeout)
         return await _collect(pages, lambda page: page.queues)
 
     async def pause_queue(
@@ -340,21 +342,69 @@ class AsyncClient:
     async def pools(self, *, timeout: float | None = None) -> builtins.list[pool_service_pb2.Pool]:
         """Every pool, by name."""
         request = pool_service_pb2.ListPoolsRequest(page_size=PAGE_SIZE)
-        pages = self._pages(self._calls.pools.ListPools, request, timeout)
+        pages = self._calls.pages(self._calls.pools.ListPools, request, timeout)
         return await _collect(pages, lambda page: page.pools)
 
     async def workers(
         self, pool: str = "", *, timeout: float | None = None
     ) -> builtins.list[pool_service_pb2.Worker]:
-        """Every worker, of one pool or of all."""
+        """Every worker, of one pool or of all.
+
+        Raises:
+            NotFound: there is no such pool.
+        """
         request = pool_service_pb2.ListWorkersRequest(pool=pool, page_size=PAGE_SIZE)
-        pages = self._pages(self._calls.pools.ListWorkers, request, timeout)
+        pages = self._calls.pages(self._calls.pools.ListWorkers, request, timeout)
         return await _collect(pages, lambda page: page.workers)
+
+    async def drain_workers(
+        self,
+        worker_ids: Iterable[str] = (),
+        *,
+        pool: str = "",
+        node: str = "",
+        grace: float = 30.0,
+        timeout: float | None = None,
+    ) -> pool_service_pb2.DrainWorkersResponse:
+        """Takes workers out of service and waits until nothing is left on them.
+
+        They get no new work and their tasks are asked for a checkpoint; the pool starts others.
+        Idempotent: a repeated call waits for the first, whose grace stands.
+
+        Args:
+            worker_ids, pool, node: those workers, all of that pool, and all on that Ray node.
+            grace: seconds that running attempts may take before they are taken back; they go on
+                elsewhere from their newest checkpoint. At most a day.
+            timeout: by default the client's and the grace and a minute.
+
+        Raises:
+            NotFound: an id is no worker now, or there is no such pool.
+            Unavailable: no scheduler carries it out; the order stands.
+        """
+        request = pool_service_pb2.DrainWorkersRequest(
+            worker_ids=worker_ids, pool=pool, node=node, grace=to_duration(grace)
+        )
+        if timeout is None:
+            timeout = self._calls.timeout + grace + DRAIN_MARGIN
+        return await self._calls.unary(self._calls.pools.DrainWorkers, request, timeout=timeout)
+
+    async def cordon_worker(
+        self, worker_id: str, *, cordoned: bool = True, timeout: float | None = None
+    ) -> pool_service_pb2.Worker:
+        """Gives a worker no new work, or with `cordoned=False` work again. Idempotent.
+
+        Raises:
+            NotFound: there is no such worker now.
+            PreconditionFailed: work for a worker that was drained.
+        """
+        request = pool_service_pb2.CordonWorkerRequest(worker_id=worker_id, cordoned=cordoned)
+        method = self._calls.pools.CordonWorker
+        return (await self._calls.unary(method, request, timeout=timeout)).worker
 
     async def tasks(self, *, timeout: float | None = None) -> builtins.list[task_service_pb2.Task]:
         """Every registered task, by name, without schemas."""
         request = task_service_pb2.ListTasksRequest(page_size=PAGE_SIZE)
-        pages = self._pages(self._calls.tasks.ListTasks, request, timeout)
+        pages = self._calls.pages(self._calls.tasks.ListTasks, request, timeout)
         return await _collect(pages, lambda page: page.tasks)
 
     async def task(self, name: str, *, timeout: float | None = None) -> task_service_pb2.Task:
@@ -369,16 +419,6 @@ class AsyncClient:
     def _submitted(self, response: job_service_pb2.SubmitResponse) -> JobHandle:
         placement = response.placement if response.HasField("placement") else None
         return JobHandle(self, response.job, created=response.created, placement=placement)
-
-    async def _pages(
-        self, method: Method[Any, Response], request: Any, timeout: float | None
-    ) -> AsyncIterator[Response]:
-        while True:
-            page: Any = await self._calls.unary(method, request, timeout=timeout)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
 
 async def _collect(

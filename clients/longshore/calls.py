@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -191,6 +191,17 @@ class Calls:
                 if delay is None or clock() + delay >= deadline:
                     raise self.failure(error, request) from error
             await self.timing.sleep(delay)
+
+    async def pages(
+        self, method: Method[Any, Response], request: Any, timeout: float | None
+    ) -> AsyncIterator[Response]:
+        """Every page of a list, each one when it is asked for; `timeout` is for each of them."""
+        while True:
+            page: Any = await self.unary(method, request, timeout=timeout)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def failure(self, error: grpc.aio.AioRpcError, request: object) -> LongshoreError:
         """The exception for a call that failed for good."""

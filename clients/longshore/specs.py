@@ -114,6 +114,19 @@ def to_duration(seconds: float | timedelta) -> Duration:
     return duration
 
 
+def to_timestamp(time: datetime) -> Timestamp:
+    """A protobuf Timestamp.
+
+    Raises:
+        ValueError: the time has no zone.
+    """
+    if time.tzinfo is None:
+        raise ValueError(f"{time.isoformat()} has no time zone; add one, such as datetime.UTC")
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
 def _set_task(spec: job_pb2.JobSpec, task: str | Task) -> None:
     spec.task = task if isinstance(task, str) else task.name
 
@@ -164,11 +177,7 @@ def _set_resources(spec: job_pb2.JobSpec, value: Resources | job_pb2.Resources) 
 
 def _set_schedule_time(spec: job_pb2.JobSpec, value: datetime | timedelta) -> None:
     due = datetime.now(UTC) + value if isinstance(value, timedelta) else value
-    if due.tzinfo is None:
-        raise ValueError(f"{due.isoformat()} has no time zone; add one, such as datetime.UTC")
-    stamp = Timestamp()
-    stamp.FromDatetime(due)
-    spec.schedule_time.CopyFrom(stamp)
+    spec.schedule_time.CopyFrom(to_timestamp(due))
 
 
 def _set_retry(spec: job_pb2.JobSpec, value: Retry | job_pb2.RetryPolicy) -> None:

@@ -162,8 +162,15 @@ class Client(_Mirror):
     resume_queue = _call(AsyncClient.resume_queue)
     pools = _call(AsyncClient.pools)
     workers = _call(AsyncClient.workers)
+    drain_workers = _call(AsyncClient.drain_workers)
+    cordon_worker = _call(AsyncClient.cordon_worker)
     tasks = _call(AsyncClient.tasks)
     task = _call(AsyncClient.task)
+    dead_letters = _iterate(AsyncClient.dead_letters)
+    redrive = _call(AsyncClient.redrive)
+    redrives = _iterate(AsyncClient.redrives)
+    stop_redrive = _call(AsyncClient.stop_redrive)
+    purge_dead_letters = _call(AsyncClient.purge_dead_letters)
 
     def handle(self, job_id: str) -> SyncJobHandle:
         """A handle on a job whose id is known; makes no call."""

@@ -22,11 +22,11 @@ from pathlib import Path
 from types import FrameType
 
 from longshore.cli.up import UpOptions
-from longshore_embedded.addresses import UnusableAddress, check_address
+from longshore.cli.addresses import UnusableAddress, check_address
 from longshore_embedded.processes import adopt_orphans, end_descendants
 
 EXIT_USAGE = 2
-"""What the service ends with when starting it again would fail again; it has said why."""
+"""As `longshore_store.process` has it, which this process does not import: it is too heavy."""
 
 SERVICE = [sys.executable, "-m", "longshore_embedded.service"]
 """The command of the service; its options follow as one argument."""

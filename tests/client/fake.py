@@ -321,10 +321,67 @@ class FakeService(
         task = task_service_pb2.Task(name=request.task, input_schema='{"type": "object"}')
         return task_service_pb2.GetTaskResponse(task=task)
 
-    async def CordonWorker(self, request: Any, context: Any) -> Any:
-        await Refusal(grpc.StatusCode.UNIMPLEMENTED).raise_in(context)
+    async def DrainWorkers(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        draining = pool_service_pb2.WORKER_STATE_DRAINING
+        workers = [
+            pool_service_pb2.Worker(worker_id=worker_id, state=draining)
+            for worker_id in request.worker_ids or ["w1"]
+        ]
+        return pool_service_pb2.DrainWorkersResponse(
+            workers=workers, finished_attempts=2, released_attempts=1
+        )
 
-    DrainWorkers = ListDeadLetters = PurgeDeadLetters = Redrive = CordonWorker
+    async def CordonWorker(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        cordoned, ready = (
+            pool_service_pb2.WORKER_STATE_CORDONED,
+            pool_service_pb2.WORKER_STATE_READY,
+        )
+        worker = pool_service_pb2.Worker(
+            worker_id=request.worker_id, state=cordoned if request.cordoned else ready
+        )
+        return pool_service_pb2.CordonWorkerResponse(worker=worker)
+
+    async def ListDeadLetters(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        second = request.page_token == "2"
+        job = job_pb2.Job(job_id="dead-2" if second else "dead-1", run=1)
+        job.spec.task, job.state = "resize", job_pb2.JOB_STATE_DEAD_LETTERED
+        job.error.message = "bad video"
+        job.attempts.add(number=1, failure_class=job_pb2.FAILURE_CLASS_CRASH)
+        return queue_service_pb2.ListDeadLettersResponse(
+            jobs=[job], next_page_token="" if second else "2"
+        )
+
+    async def Redrive(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        job = job_pb2.Job(job_id="dead-1", state=job_pb2.JOB_STATE_DEAD_LETTERED)
+        redrive_id = "" if request.dry_run else "redrive-1"
+        return queue_service_pb2.RedriveResponse(redrive_id=redrive_id, count=2, sample=[job])
+
+    async def ListRedrives(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        running = queue_service_pb2.REDRIVE_STATE_RUNNING
+        redrive = queue_service_pb2.Redrive(
+            redrive_id="redrive-1", state=running, total=2, redriven=1
+        )
+        return queue_service_pb2.ListRedrivesResponse(redrives=[redrive])
+
+    async def StopRedrive(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        redrive = queue_service_pb2.Redrive(
+            redrive_id=request.redrive_id,
+            state=queue_service_pb2.REDRIVE_STATE_STOPPED,
+            stop_reason=request.reason,
+        )
+        return queue_service_pb2.StopRedriveResponse(redrive=redrive)
+
+    async def PurgeDeadLetters(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        first = len(self.requests["PurgeDeadLetters"]) == 1
+        more = first and not request.dry_run
+        return queue_service_pb2.PurgeDeadLettersResponse(count=2, more=more)
 
 
 async def _break(cut: Cut, context: Any) -> None:

@@ -40,7 +40,7 @@ def client(target: str) -> Iterator[Client]:
 
 
 def public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
 def test_every_method_is_mirrored() -> None:

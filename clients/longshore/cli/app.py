@@ -20,7 +20,7 @@ EXIT_STATUSES = "\n\n".join(
     (
         "Exit status:",
         "0 success",
-        "1 a job ended otherwise than SUCCEEDED (watch, submit --watch, submit --wait)",
+        "1 a job ended otherwise than SUCCEEDED (watch, submit), or drift is left (doctor)",
         "2 wrong usage, or a request that was refused",
         "3 not found",
         "4 no service, or no answer in time",
@@ -30,6 +30,7 @@ EXIT_STATUSES = "\n\n".join(
 )
 _COMMANDS = {
     "up": ("up", "up"),
+    "dev-cluster": ("dev_cluster", "dev_cluster"),
     "submit": ("submit", "submit"),
     "status": ("jobs", "status"),
     "watch": ("jobs", "watch"),
@@ -38,8 +39,14 @@ _COMMANDS = {
     "retry": ("jobs", "retry"),
     "queues": ("service", "queues"),
     "pools": ("service", "pools"),
+    "dead-letters": ("dead_letters", "dead_letters"),
     "workers": ("service", "workers"),
+    "drain": ("workers", "drain"),
+    "cordon": ("workers", "cordon"),
+    "uncordon": ("workers", "uncordon"),
     "tasks": ("service", "tasks"),
+    "migrate": ("migrate", "migrate"),
+    "doctor": ("doctor", "doctor"),
 }
 """Each command's module in this package, and its name there."""
 

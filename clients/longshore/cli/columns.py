@@ -93,6 +93,22 @@ def _worker_state(worker: pool_service_pb2.Worker) -> str:
     return name.removeprefix("WORKER_STATE_")
 
 
+def _cause(job: job_pb2.Job) -> str:
+    """How the last attempt ended; a sample comes without attempts."""
+    if not job.attempts:
+        return NONE
+    name = job_pb2.FailureClass.Name(job.attempts[-1].failure_class)
+    return name.removeprefix("FAILURE_CLASS_")
+
+
+def _redrive_state(redrive: queue_service_pb2.Redrive) -> str:
+    try:
+        name = queue_service_pb2.RedriveState.Name(redrive.state)
+    except ValueError:
+        return str(redrive.state)
+    return name.removeprefix("REDRIVE_STATE_")
+
+
 JOB: Columns[job_pb2.Job] = (
     ("ID", lambda job: job.job_id),
     ("TASK", lambda job: job.spec.task),
@@ -100,6 +116,26 @@ JOB: Columns[job_pb2.Job] = (
     ("STATE", lambda job: state_name(job.state)),
     ("AGE", lambda job: age(job.create_time)),
     ("DETAIL", _last_word),
+)
+DEAD_LETTER: Columns[job_pb2.Job] = (
+    ("ID", lambda job: job.job_id),
+    ("TASK", lambda job: job.spec.task),
+    ("QUEUE", lambda job: job.spec.queue or NONE),
+    ("RUN", lambda job: str(job.run)),
+    ("CAUSE", _cause),
+    ("ENDED", lambda job: age(job.end_time)),
+    ("DETAIL", _last_word),
+)
+REDRIVE: Columns[queue_service_pb2.Redrive] = (
+    ("ID", lambda redrive: redrive.redrive_id),
+    ("STATE", _redrive_state),
+    ("DONE", lambda redrive: f"{redrive.redriven} of {redrive.total}"),
+    ("FAILED", lambda redrive: str(redrive.failed)),
+    ("PER SECOND", lambda redrive: _rate(redrive.rate)),
+    ("AGE", lambda redrive: age(redrive.create_time)),
+    ("ACTOR", lambda redrive: redrive.actor),
+    ("REASON", lambda redrive: redrive.reason),
+    ("STOPPED", lambda redrive: redrive.stop_reason),
 )
 QUEUE: Columns[queue_service_pb2.Queue] = (
     ("QUEUE", lambda queue: queue.name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, TypeVar
 
 import typer
@@ -74,11 +74,7 @@ def list_(
     async def command(client: AsyncClient, output: Output) -> None:
         page_size = min(limit, 200) or 200
         found = client.list(" AND ".join(terms), page_size=page_size)
-        if output.json:
-            async for job in _at_most(limit, found):
-                output.document(to_json(job))
-        else:
-            output.show(columns.JOB, [job async for job in _at_most(limit, found)])
+        await output.show_first(columns.JOB, found, limit)
 
     run(context, command)
 
@@ -129,16 +125,6 @@ def _terms(
         terms.append(f"state:({', '.join(name.upper() for name in states)})")
     named = {**fields, **{f"labels.{name}": value for name, value in labels.items()}}
     return terms + [f"{name} = {json.dumps(value)}" for name, value in named.items() if value]
-
-
-async def _at_most(limit: int, jobs: AsyncIterator[job_pb2.Job]) -> AsyncIterator[job_pb2.Job]:
-    """The first jobs; all of them where limit is 0."""
-    taken = 0
-    async for job in jobs:
-        yield job
-        taken += 1
-        if taken == limit:
-            return
 
 
 async def _each(

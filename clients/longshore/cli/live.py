@@ -14,7 +14,7 @@ from longshore.cli.output import Output, to_json
 from longshore.cli.session import exit_status
 from longshore.errors import LongshoreError
 from longshore.handle import JobHandle, is_terminal, state_name
-from longshore.v1 import job_pb2
+from longshore.v1 import job_pb2, watch_pb2
 from longshore.watching import Event
 
 
@@ -113,7 +113,8 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
         case "snapshot":
             return [" ".join([state, placement(event.snapshot.placement)]).strip()]
         case "state_change":
-            return [f"{state_name(event.state_change.to_state)} {event.state_change.reason}"]
+            change = event.state_change
+            return [f"{state_name(change.to_state)} {change.reason}{_ordered(change)}"]
         case "progress":
             return [f"{state} {progress(event.progress)}"]
         case "log_chunk":
@@ -124,6 +125,14 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
         case "terminal":
             return [" ".join([f"ended {state}", job.error.message]).strip()]
     return []
+
+
+def _ordered(change: watch_pb2.StateChange) -> str:
+    """By whom and why, where people did it."""
+    if not change.HasField("order"):
+        return ""
+    why = f": {change.order.reason}" if change.order.reason else ""
+    return f" by {change.order.actor}{why}"
 
 
 def display(output: Output) -> Display:

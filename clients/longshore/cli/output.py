@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeVar
 
 import typer
@@ -88,6 +88,15 @@ class Output:
             for message in messages:
                 self.line("\t".join(_one_line(cell(message)) for _, cell in columns))
 
+    async def show_first(self, columns: Columns[T], messages: AsyncIterator[T], limit: int) -> None:
+        """The first of a list as `show` does, all of them where limit is 0. JSON goes out as it
+        comes in, so that a list of any length takes little memory."""
+        if self.json:
+            async for message in _at_most(limit, messages):
+                self.document(to_json(message))
+        else:
+            self.show(columns, [message async for message in _at_most(limit, messages)])
+
     def _table(self, columns: Columns[T], messages: Iterable[T]) -> None:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for title, _ in columns:
@@ -133,6 +142,15 @@ def describe(error: LongshoreError) -> dict[str, Any]:
     if isinstance(error, LimitExceeded):
         described["retry_after"] = error.retry_after
     return described
+
+
+async def _at_most(limit: int, messages: AsyncIterator[T]) -> AsyncIterator[T]:
+    taken = 0
+    async for message in messages:
+        yield message
+        taken += 1
+        if taken == limit:
+            return
 
 
 def _one_line(text: str) -> str:

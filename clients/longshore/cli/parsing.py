@@ -11,6 +11,8 @@ from pathlib import Path
 
 import typer
 
+from longshore.v1 import job_pb2
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -67,6 +69,33 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"cannot read the payload from {path}: {error}") from None
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time that has passed: "2026-01-31T18:00", local without a zone, or "2h" for so long ago."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now().astimezone() - timedelta(seconds=duration(text))
+    except (typer.BadParameter, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2026-01-31T18:00, or 2h for two hours ago"
+        ) from None
+
+
+def failure_class(name: str | None) -> job_pb2.FailureClass.ValueType | None:
+    """The class that a name such as CRASH or task-error stands for."""
+    if name is None:
+        return None
+    known = [n.removeprefix("FAILURE_CLASS_") for n in job_pb2.FailureClass.keys()[1:]]
+    word = name.upper().replace("-", "_")
+    if word not in known:
+        raise typer.BadParameter(f"{name!r} is no failure class; write one of {', '.join(known)}")
+    return job_pb2.FailureClass.Value(f"FAILURE_CLASS_{word}")
 
 
 def schedule(delay: str | None, at: str | None) -> datetime | timedelta | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from longshore_embedded.addresses import UnusableAddress, check_address
+from longshore.cli.addresses import UnusableAddress, check_address
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.9.1:7233", "[::1]:7233", "localhost:1"])

@@ -1,4 +1,4 @@
-"""Where the embedded service may listen."""
+"""Where a server may listen."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""`longshore dev-cluster`: the distributed deployment on this machine, for trying it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_DATA = Path("~/.local/share/longshore-dev-cluster")
+
+
+def dev_cluster(
+    *,
+    data: Annotated[
+        Path, typer.Option(help="Where the database, the artifacts and the logs lie.")
+    ] = DEFAULT_DATA,
+    servers: int = typer.Option(2, min=1, help="How many longshore-server."),
+    schedulers: int = typer.Option(2, min=1, help="How many longshore-scheduler; one leads."),
+    nodes: int = typer.Option(2, min=1, help="How many Ray nodes."),
+    config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings: a TOML file.")
+    ] = None,
+) -> None:
+    """Start Postgres, Redis, Ray nodes, servers and schedulers here, until interrupted."""
+    try:
+        module = importlib.import_module("longshore_embedded.dev_cluster")
+        options = module.DevClusterOptions(
+            data=data.expanduser().absolute(),
+            servers=servers,
+            schedulers=schedulers,
+            nodes=nodes,
+            config=None if config is None else config.absolute(),
+        )
+        raise typer.Exit(module.run(options))
+    except ImportError as error:
+        typer.echo(
+            f"`longshore dev-cluster` needs more than the client ({error}):"
+            " pip install 'longshore[dev-cluster]'",
+            err=True,
+        )
+        raise typer.Exit(2) from None

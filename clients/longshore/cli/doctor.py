@@ -1,0 +1,81 @@
+"""`longshore doctor`: what must be true of the store and the workers, counted again."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longshore.cli.settings import Settings
+from longshore.cli.up import DEFAULT_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """What `longshore doctor` was asked for.
+
+    Attributes:
+        data: the folder of an embedded service, absolute; where `store` is None.
+        store: the URL of the store, or None.
+        repair: True mends what is safe to mend.
+        ray: the address of the Ray cluster whose workers are asked; None asks none.
+        cluster: the name of the deployment there; None takes the store's word.
+        json: True prints a JSON document a line.
+    """
+
+    data: Path
+    store: str | None
+    repair: bool
+    ray: str | None
+    cluster: str | None
+    json: bool
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    store: str | None = typer.Option(
+        None, help="The URL of the store, such as postgresql://HOST/DB.", show_default="SQLite"
+    ),
+    data: Annotated[Path, typer.Option(help="The data folder of `longshore up`.")] = DEFAULT_DATA,
+    repair: bool = typer.Option(
+        False, "--repair", help="Mend counters, rows of jobs that are gone, claims of nobody."
+    ),
+    ray: str | None = typer.Option(
+        None, help="Ask its workers too: HOST:PORT of Ray, or auto. The token is RAY_AUTH_TOKEN."
+    ),
+    cluster: str | None = typer.Option(
+        None, help="The name of the deployment on that cluster.", show_default="the store's"
+    ),
+) -> None:
+    """Count again what must be true of the store, beside a running service or without one.
+
+    Exit status: 0 clean, or all that was found is mended; 1 drift is left; 2 wrong usage; 4 the
+    store or the cluster cannot be asked.
+    """
+    settings = context.find_object(Settings)
+    options = DoctorOptions(
+        data=data.expanduser().absolute(),
+        store=store,
+        repair=repair,
+        ray=ray,
+        cluster=cluster,
+        json=settings is not None and settings.json,
+    )
+    raise typer.Exit(_run(options))
+
+
+def _run(options: DoctorOptions) -> int:
+    try:
+        embedded = importlib.import_module("longshore_embedded.doctor")
+        return int(embedded.run(options))
+    except ImportError as error:
+        typer.echo(
+            f"`longshore doctor` needs more than the client ({error}):"
+            " pip install 'longshore[all]'",
+            err=True,
+        )
+        return 2

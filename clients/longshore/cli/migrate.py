@@ -1,0 +1,37 @@
+"""`longshore migrate`: brings a database to the schema of this release."""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+
+def migrate(
+    store: str = typer.Option(
+        ...,
+        envvar="LONGSHORE_STORE",
+        help="The URL of the store, such as postgresql://HOST/DB.",
+        show_envvar=True,
+    ),
+) -> None:
+    """Migrate the database of a store to this release, or make a new one.
+
+    Processes of the last release go on beside it; start those of this one afterwards.
+    """
+    status, line = _run(store)
+    typer.echo(line, err=status != 0)
+    raise typer.Exit(status)
+
+
+def _run(store: str) -> tuple[int, str]:
+    """The exit status, and what to say."""
+    try:
+        opening = importlib.import_module("longshore_store.opening")
+    except ImportError as error:
+        return 2, (
+            f"`longshore migrate` needs more than the client ({error}):"
+            " pip install 'longshore[server]'"
+        )
+    done, line = opening.run_migration(store)
+    return (0, line) if done else (2, f"longshore migrate: {line}")

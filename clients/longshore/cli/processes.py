@@ -1,0 +1,27 @@
+"""The commands `longshore-server` and `longshore-scheduler`, which an extra has to bring."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+
+def server() -> None:
+    """`longshore-server`."""
+    _main("longshore_server.main", "longshore-server", "server")
+
+
+def scheduler() -> None:
+    """`longshore-scheduler`."""
+    _main("longshore_scheduler.main", "longshore-scheduler", "scheduler")
+
+
+def _main(module: str, name: str, extra: str) -> None:
+    try:
+        entry = importlib.import_module(module)
+    except ImportError as error:
+        sys.stderr.write(
+            f"`{name}` needs more than the client ({error}): pip install 'longshore[{extra}]'\n"
+        )
+        sys.exit(2)
+    entry.main()

@@ -1,0 +1,141 @@
+"""What `longshore doctor` runs: the store's checks, its repair, and a look at the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longshore.cli.doctor import DoctorOptions
+from longshore_scheduler.checkup import check_up
+from longshore_scheduler.cluster import ClusterLost, WorkerGone
+from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_store.dialects import StoreLocked, make_dialect
+from longshore_store.dialects.beside import Beside, read_beside
+from longshore_store.doctor.examination import (
+    NotExaminable,
+    examine,
+    read_cluster,
+    read_leases,
+    require_schema,
+    scheduler_leads,
+)
+from longshore_store.doctor.findings import Examined
+from longshore_store.doctor.repair import repair
+from longshore_store.model import StoreUnavailable
+
+CLEAN, DRIFTED, USAGE, UNAVAILABLE = 0, 1, 2, 4
+_ANSWERS = 5.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What is printed. `mended` counts rows by check; `note` is one more line, or empty."""
+
+    examined: list[Examined]
+    mended: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def drift(self) -> int:
+        """Findings that are left."""
+        return sum(check.drift for check in self.examined)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"mended {check} {rows:,} rows" for check, rows in self.mended.items()]
+        for check in self.examined:
+            lines.extend(check.lines())
+        last = f"{self.drift:,} drifted" if self.drift else "clean"
+        return [*lines, *filter(None, [self.note]), last]
+
+    def documents(self) -> list[str]:
+        """For programs: one for each finding, and one that sums up."""
+        findings = [finding._asdict() for check in self.examined for finding in check.findings]
+        summary = {
+            "checks": {
+                check.check: {"drift": check.drift, "looked_at": check.looked_at}
+                for check in self.examined
+            },
+            "mended": self.mended,
+            "drift": self.drift,
+            "note": self.note,
+        }
+        return [json.dumps(document, ensure_ascii=False) for document in (*findings, summary)]
+
+
+def run(options: DoctorOptions) -> int:
+    """Examines, mends where it is asked to, and prints. Returns the exit status."""
+    url = options.store or f"sqlite:///{options.data / 'longshore.db'}"
+    try:
+        report = asyncio.run(_run(options, url))
+    except StoreLocked as error:
+        return _refuse(f"--repair: stop the service first: {error}", USAGE)
+    except (ValueError, NotExaminable) as error:
+        return _refuse(str(error), USAGE)
+    except (StoreUnavailable, WorkerGone, ClusterLost, OSError) as error:
+        return _refuse(str(error) or "no answer in time", UNAVAILABLE)
+    print("\n".join(report.documents() if options.json else report.lines()))
+    return DRIFTED if report.drift else CLEAN
+
+
+def _refuse(why: str, status: int) -> int:
+    print(f"longshore doctor: {why}", file=sys.stderr)
+    return status
+
+
+async def _run(options: DoctorOptions, url: str) -> Report:
+    source = read_beside(url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(source.close)
+        await require_schema(source)
+        mended = dict(await repair(make_dialect(url))) if options.repair else {}
+        now_us = await source.now_us()
+        live = await scheduler_leads(source, now_us)
+        report = Report(await examine(source, now_us=now_us, live=live), mended)
+        if options.ray is not None:
+            report.examined.append(await _check_up(options, source))
+        report.note = _note(report.examined, live=live)
+        return report
+
+
+def _note(examined: Sequence[Examined], *, live: bool) -> str:
+    held = any(check.check == "leases" and check.drift for check in examined)
+    if not held or live:
+        return ""
+    return "no scheduler leads: the next one releases what no worker holds"
+
+
+async def _check_up(options: DoctorOptions, source: Beside) -> Examined:
+    name = options.cluster or await read_cluster(source)
+    async with _joined(str(options.ray), name) as cluster:
+        return await check_up(cluster, lambda: read_leases(source))
+
+
+@asynccontextmanager
+async def _joined(address: str, name: str) -> AsyncIterator[RayCluster]:
+    """A connection to the workers of one deployment. It makes none, so it has no place for them."""
+    await _require_listener(address)
+    if "RAY_AUTH_TOKEN" in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is said in one line
+    cluster = RayCluster(WorkerPlace(Path(), Path()), address=address, namespace=name)
+    try:
+        await cluster.start(())
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+async def _require_listener(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would try for a minute."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        async with asyncio.timeout(_ANSWERS):
+            _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()

@@ -1,0 +1,127 @@
+"""One process of a cluster on this machine: started, kept alive, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+_TETHER = Path(__file__).with_name("tether.py")
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
+_STEADY_AFTER = 20.0
+_STOP_GRACE = 30.0
+
+
+class Member:
+    """A process that is started again when it ends, as a supervisor of a cluster would.
+
+    Args:
+        name: of its log, `<name>.log` in `logs`.
+        command: program and arguments. env: on top of this process's environment.
+        user: whom it runs as, where this process is root.
+
+    Attributes:
+        starts: how often it was started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        logs: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log = logs / f"{name}.log"
+        self.starts = 0
+        self.env = dict(env or {})
+        self._user = user
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process while it runs."""
+        if self._process is None or self._process.returncode is not None:
+            return None
+        return self._process.pid
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return lines[-1] if lines else "(nothing)"
+
+    async def start(self) -> None:
+        """Starts it, and starts it again whenever it ends, until `stop`."""
+        self._wanted.set()
+        if self._keeper is None:
+            await self._spawn()
+            self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    def send(self, how: signal.Signals) -> None:
+        """Sends it a signal; SIGKILL and the like let it start again."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, how)
+
+    async def down(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it and leaves it ended until `start`."""
+        self._wanted.clear()
+        self.send(how)
+        if self._process is not None:
+            await self._ended()
+
+    async def stop(self) -> None:
+        """Ends it for good; SIGKILL after half a minute."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        await self.down()
+
+    async def _ended(self) -> None:
+        assert self._process is not None
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_GRACE)
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            await self._process.wait()
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            assert self._process is not None
+            began = time.monotonic()
+            await self._process.wait()
+            steady = time.monotonic() - began > _STEADY_AFTER
+            pause = _FIRST_PAUSE if steady else min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+            await self._wanted.wait()
+            await self._spawn()
+
+    async def _spawn(self) -> None:
+        self.starts += 1
+        with self.log.open("ab") as log:
+            self._process = await self._launch(log)
+
+    async def _launch(self, log: BinaryIO) -> asyncio.subprocess.Process:
+        tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), self._user or ""]
+        return await asyncio.create_subprocess_exec(
+            *tether,
+            *self.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **self.env},
+            start_new_session=True,  # Ctrl-C is for the one who started all this
+        )
