@@ -6,17 +6,19 @@ import argparse
 import asyncio
 import statistics
 
-from benchmarks import latency, machine, throughput, unary
+from benchmarks import latency, machine, retention, throughput, unary
 
 
 def main() -> None:
     """Runs the chosen benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help="sqlite postgres unary latency; all by default")
+    parser.add_argument(
+        "names", nargs="*", help="sqlite postgres unary latency retention; all by default"
+    )
     parser.add_argument("--jobs", type=int, default=50_000, help="jobs of a throughput round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    names = options.names or ["sqlite", "postgres", "unary", "latency"]
+    names = options.names or ["sqlite", "postgres", "unary", "latency", "retention"]
     print(f"machine: {machine.describe()}")
     for name in names:
         print(asyncio.run(_run(name, options.jobs, options.rounds)), flush=True)
@@ -38,7 +40,11 @@ async def _run(name: str, jobs: int, rounds: int) -> str:
         case "latency":
             p50, p99 = await latency.measure(200)
             return f"idle Submit to running: p50 {p50:.1f} ms, p99 {p99:.1f} ms (200 jobs)"
-    raise SystemExit(f"no benchmark {name!r}; there are sqlite, postgres, unary, latency")
+        case "retention":
+            return str(await retention.compare(200_000, jobs, rounds))
+    raise SystemExit(
+        f"no benchmark {name!r}; there are sqlite, postgres, unary, latency, retention"
+    )
 
 
 def _rates(store: str, rates: list[throughput.Rate]) -> str:

@@ -24,16 +24,17 @@ class Rate(NamedTuple):
 async def on_sqlite(jobs: int, rounds: int) -> list[Rate]:
     """The embedded service over SQLite."""
     async with running() as (client, _):
-        return [await _round(client, jobs) for _ in range(rounds)]
+        return [await one_round(client, jobs) for _ in range(rounds)]
 
 
 async def on_postgres(jobs: int, rounds: int) -> list[Rate]:
     """The embedded service over Postgres on the same machine."""
     async with postgres() as url, running(url) as (client, _):
-        return [await _round(client, jobs) for _ in range(rounds)]
+        return [await one_round(client, jobs) for _ in range(rounds)]
 
 
-async def _round(client: AsyncClient, jobs: int) -> Rate:
+async def one_round(client: AsyncClient, jobs: int) -> Rate:
+    """Submits echo jobs to a service that is up, and waits until they have succeeded."""
     began = time.perf_counter()
     handles = await client.submit_many(
         JobSpec(task="echo", payload=f'{{"n":{n}}}') for n in range(jobs)

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from longshore.sdk import Context, PermanentError, Resources, Retry, TaskError, Timeouts, task
+from longshore.sdk import (
+    Context,
+    JobCancelled,
+    PermanentError,
+    Resources,
+    Retry,
+    TaskError,
+    Timeouts,
+    task,
+)
 
 _SMALL = Resources(cpu=0.1)
 _SOON = Retry(max_attempts=3, initial_backoff=0.05, jitter=0.0)
@@ -78,6 +87,43 @@ def failing(ctx: Context, params: Failing) -> int:
         error = PermanentError if params.permanent else TaskError
         raise error(f"attempt {ctx.attempt} fails as it was asked to", reason="ASKED_TO")
     return ctx.attempt
+
+
+class Marked(BaseModel):
+    """The file that gets a line for each execution, and how long one takes, in seconds."""
+
+    path: Path
+    seconds: float = 0.0
+
+
+@task(resources=_SMALL, retry=_SOON)
+def marked(ctx: Context, params: Marked) -> int:
+    """Says in a file which job and attempt is executed."""
+    with params.path.open("a") as file:
+        file.write(f"{ctx.job_id} {ctx.attempt}\n")
+    time.sleep(params.seconds)
+    return ctx.attempt
+
+
+@task(resources=_SMALL, retry=_SOON)
+def patient(ctx: Context, params: Steps) -> list[int]:
+    """Runs until its worker is drained; the attempt after that ends at once.
+
+    Returns what was saved: how far it was, and that it could save once more when cancelled.
+    """
+    if ctx.restored is not None:
+        return [ctx.attempt, *ctx.restored]
+    while not ctx.draining:
+        ctx.progress(0.5)
+        time.sleep(0.02)
+    ctx.checkpoint([1])
+    try:
+        while True:
+            ctx.check_cancelled()
+            time.sleep(0.02)
+    except JobCancelled:
+        ctx.checkpoint([1, 2])
+        raise
 
 
 class Nothing(BaseModel):

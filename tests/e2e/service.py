@@ -58,6 +58,7 @@ class Service:
         self.config.write_text(SETTINGS)
         self.process: subprocess.Popen[bytes] | None = None
         self.target = ""
+        self.modules = HERE  # where the tasks of the settings lie
 
     def start(self, listen: str = "127.0.0.1:0") -> str:
         """Starts it and waits until it listens. Returns where."""
@@ -70,7 +71,7 @@ class Service:
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(HERE)},
+                env={**os.environ, "PYTHONPATH": str(self.modules)},
             )
         self.target = until(self._listens)
         return self.target

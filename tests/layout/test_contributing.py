@@ -32,6 +32,9 @@ class Recorder:
     def checkpoint(self, value: Json, timeout: float) -> None:
         self.checkpoints.append(value)
 
+    def grace(self) -> float | None:
+        return None
+
     def cancelled(self) -> bool:
         return False
 

@@ -1,0 +1,65 @@
+"""One distributed deployment for the tests that break it; each leaves it as whole as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from pytest_asyncio import is_async_test
+
+from longshore import AsyncClient
+from longshore_embedded.dev_cluster import DevCluster, DevClusterOptions
+from tests.faults.cluster.deployment import Deployment
+
+CONFIG = """
+tasks = ["tests.soak.tasks", "tests.e2e.e2e_tasks"]
+[scheduler]
+lease = 5
+abandon = 8
+term = 8
+maximum_crashes = 50
+[pools.cpu]
+cpu = 2
+minimum_workers = 2
+maximum_workers = 4
+maximum_runners = 8
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for these tests: the cluster lives on it. They take longer than others."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def whole() -> AsyncIterator[Deployment]:
+    """Its folder is short: sockets lie in it, and another user must reach it."""
+    with tempfile.TemporaryDirectory(prefix="ls-faults-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "ledger").mkdir()
+        (folder / "faults.toml").write_text(CONFIG)
+        root = str(Path(__file__).parents[3])
+        options = DevClusterOptions(
+            folder / "cluster", config=folder / "faults.toml", env={"PYTHONPATH": root}
+        )
+        async with DevCluster(options) as cluster, AsyncClient(cluster.target) as client:
+            yield Deployment(cluster, client, folder)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def deployment(whole: Deployment) -> AsyncIterator[Deployment]:
+    """Every part is up before the test; afterwards the books are closed."""
+    async with asyncio.timeout(120):
+        await whole.until_whole()
+    whole.begin()
+    yield whole
+    async with asyncio.timeout(120):
+        await whole.close_the_books()

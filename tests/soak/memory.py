@@ -1,0 +1,51 @@
+"""Resident memory of servers and schedulers over the soak, and whether it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from contextlib import suppress
+
+import psutil
+
+from longshore_embedded.dev_cluster import DevCluster
+
+PERIOD = 2.0
+WARM_UP = 60.0
+SHORTEST_LIFE = 120.0
+
+
+class Memory:
+    """Samples by process; only lives long enough to tell growth from warm-up are reported."""
+
+    def __init__(self, cluster: DevCluster) -> None:
+        self._members = [*cluster.servers, *cluster.schedulers]
+        self._samples: dict[tuple[str, int], list[float]] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`."""
+        while not stop.is_set():
+            for member in self._members:
+                if (pid := member.pid) is not None:
+                    with suppress(psutil.Error):
+                        mib = psutil.Process(pid).memory_info().rss / 2**20
+                        self._samples.setdefault((member.name, pid), []).append(mib)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), PERIOD)
+
+    def report(self) -> str:
+        """One line a process: the median of its first quarter after warm-up, of its last, and
+        the growth."""
+        lines = [f"{'resident memory':<18}{'lived':>8}{'warm':>10}{'last':>10}{'growth':>9}"]
+        for (name, _), samples in sorted(self._samples.items()):
+            warm = samples[int(WARM_UP / PERIOD) :]
+            if len(warm) * PERIOD < SHORTEST_LIFE:
+                continue
+            quarter = len(warm) // 4
+            first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
+            lived = len(samples) * PERIOD
+            lines.append(
+                f"{name:<18}{lived:>6.0f} s{first:>6.1f} MiB{last:>6.1f} MiB"
+                f"{(last / first - 1) * 100:>+8.1f}%"
+            )
+        return "\n".join(lines)
