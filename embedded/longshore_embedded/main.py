@@ -21,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from longshore.cli.up import UpOptions
 from longshore.cli.addresses import UnusableAddress, check_address
+from longshore.cli.up import UpOptions
 from longshore_embedded.processes import adopt_orphans, end_descendants
 
 EXIT_USAGE = 2

@@ -19,6 +19,11 @@ _STEADY_AFTER = 20.0
 _STOP_GRACE = 30.0
 
 
+def tethered(user: str | None) -> list[str]:
+    """What a command is prefixed with to run as a user, and to end with this process."""
+    return [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), user or ""]
+
+
 class Member:
     """A process that is started again when it ends, as a supervisor of a cluster would.
 
@@ -58,8 +63,9 @@ class Member:
         return self._process.pid
 
     def last_words(self) -> str:
-        """The last line of its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        """The last line of its log that is not empty."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = [line for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else "(nothing)"
 
     async def start(self) -> None:
@@ -115,9 +121,8 @@ class Member:
             self._process = await self._launch(log)
 
     async def _launch(self, log: BinaryIO) -> asyncio.subprocess.Process:
-        tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), self._user or ""]
         return await asyncio.create_subprocess_exec(
-            *tether,
+            *tethered(self._user),
             *self.command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,

@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Never returns: becomes the command."""
+    """Becomes the command; ends where it cannot."""
     parent, user, *command = sys.argv[1:]
     if user:
         entry = pwd.getpwnam(user)
@@ -25,7 +25,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit(1)  # it ended before it could be asked for
-    os.execvp(command[0], command)  # noqa: S606  # a list of arguments, no shell
+    try:
+        os.execvp(command[0], command)  # noqa: S606  # a list of arguments, no shell
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
 
 
 main()

@@ -55,6 +55,7 @@ class Batch:
 
     starts: with what turns the worker's clock into the store's; most become part of an outcome.
     strays: attempts that the worker runs although they are not its own any more.
+    ignored: some of it was about attempts that this leader does not wait for.
     """
 
     starts: dict[str, tuple[Started, float]] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Batch:
     cancelled: list[Attempted] = field(default_factory=list)
     ended: dict[str, Held] = field(default_factory=dict)
     strays: set[Attempted] = field(default_factory=set)
+    ignored: bool = False
 
 
 class Absorber:
@@ -86,6 +88,9 @@ class Absorber:
     async def absorb(self, worker: Worker, reply: PollReply) -> Batch:
         """Writes all that the reply says; when it returns, the reply may be acknowledged.
 
+        What is ignored here may be about attempts of the next leader, which waits for it: then
+        this one was replaced, must not acknowledge it, and would not learn so from its writes.
+
         Raises:
             Fenced: the term is over.
         """
@@ -93,6 +98,8 @@ class Absorber:
         if batch.ended and self._term.backlog:
             self._term.wake.set()
         await self.write(batch)
+        if batch.ignored:
+            await self._term.confirm()
         return batch
 
     def read(self, reply: PollReply) -> Batch:
@@ -192,6 +199,7 @@ class Absorber:
         )
 
     def _stray(self, batch: Batch, report: Report) -> None:
+        batch.ignored = True
         held = self._term.roster.held.get(report.job_id)
         repeated = held is not None and held.fence == report.fence
         if not repeated and isinstance(report, Started | Progressed | Logged | Checkpointed):

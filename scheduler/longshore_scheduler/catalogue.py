@@ -33,9 +33,14 @@ async def read_catalogue(modules: Sequence[str]) -> list[TaskRecord]:
     try:
         out, err = await asyncio.wait_for(child.communicate(), DEADLINE)
     except TimeoutError:
-        child.kill()
         raise CatalogueError(f"loading the tasks took more than {DEADLINE:.0f} s") from None
+    finally:  # also where the process that wants them ends meanwhile
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
     if child.returncode != 0:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise CatalogueError(f"the tasks cannot be loaded: {last[0]}")
+        raise CatalogueError(
+            f"{last[0]} (correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
+        )
     return [TaskRecord(task["name"], json.dumps(task)) for task in json.loads(out)]

@@ -18,6 +18,7 @@ from longshore_scheduler.specs import read_spec, wire_needs
 from longshore_scheduler.term import Term
 from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased, WorkerRecord
 from longshore_store.needs import parse_needs
+from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
 _UNAVAILABLE = 14
@@ -104,7 +105,7 @@ class Crew:
         known = await term.insist(term.store.list_workers)
         vanished = [w.id for w in known if w.id not in term.roster.workers]
         if vanished:
-            await term.insist(lambda: term.store.remove_workers(vanished))
+            await term.insist(lambda: term.store.remove_workers(term.number, vanished))
 
     async def release_orphans(self, attempts: Sequence[ActiveAttempt]) -> None:
         """Releases attempts that the store counts as held and no worker has."""
@@ -122,8 +123,9 @@ class Crew:
         except Fenced:
             return
         except Exception as error:  # noqa: BLE001 - one bad worker must not end the term
-            _log.exception("worker %s cannot be followed", worker.id)
-            await self.lose(worker, f"its reports cannot be read: {error}")
+            # Its text may quote what another tenant's job said.
+            _log.error("worker %s cannot be followed: %s", worker.id, without_values(error))
+            await self.lose(worker, f"its reports cannot be read: {type(error).__name__}")
 
     async def _follow(self, worker: Worker) -> None:
         acknowledged = 0
@@ -153,11 +155,15 @@ class Crew:
 
     async def give_up(self, unheard: Sequence[Held]) -> None:
         """Releases what its worker does not answer for: it was never handed over."""
+        await self.release(unheard, UNDELIVERED)  # first: Fenced says that it is not ours
         for held in unheard:
             if held.worker is not None:
                 order = [Cancel(held.job_id, held.fence, force=True)]
                 self.tell(held.worker.id, self._term.cluster.cancel(held.worker.id, order))
-        await self.release(unheard, UNDELIVERED)
+
+    async def forget(self, attempts: Sequence[Held]) -> None:
+        """Releases what a living worker does not have any more."""
+        await self.release(attempts, _lost("its worker does not have it any more"))
 
     async def lose(self, worker: Worker, why: str) -> int:
         """Releases all that a dead or silent worker held. Returns how many attempts."""
@@ -172,12 +178,13 @@ class Crew:
         busy = worker.absorbing or follower is asyncio.current_task()
         if follower is not None and not busy:
             follower.cancel()
+        # Before the kill: it raises Fenced where the worker is another leader's by now.
+        term = self._term
+        await term.insist(lambda: term.store.remove_workers(term.number, [worker.id]))
         # Silent is not dead: what still runs there must not outlive its lease.
-        self.tell(worker.id, self._term.cluster.kill_worker(worker.id))
-        await self.release(gone, failure)
-        store = self._term.store
-        await self._term.insist(lambda: store.remove_workers([worker.id]))
-        self._term.chores.set()
+        self.tell(worker.id, term.cluster.kill_worker(worker.id))
+        await self.release([held for held in gone if not held.settled], failure)
+        term.chores.set()
         return len(gone)
 
     async def dismiss(self, grace: float) -> int:
@@ -207,7 +214,7 @@ class Crew:
                     if self._term.over.is_set():
                         return False
                     await self._term.pause(0.01)  # its follower absorbs the last reports
-        except (WorkerGone, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing more is to be hoped of it
             _log.warning("worker %s did not stop in order: %s", worker.id, error)
             return False
         return worker.state is WorkerState.DRAINING
@@ -245,9 +252,9 @@ class Crew:
             worker = self._term.roster.workers.get(worker_id)
             if worker is not None:
                 await self.lose(worker, str(error) or "it did not take an assignment")
-        except Exception:  # noqa: BLE001 - the worker lives, and has taken nothing of this call
-            _log.exception("worker %s refused an assignment", worker_id)
-            held = (self._term.roster.held.get(a.job_id) for a in assignments)
+        except Exception as error:  # noqa: BLE001 - the worker lives, and took nothing of this call
+            _log.error("worker %s refused an assignment: %s", worker_id, without_values(error))
+            held = (self._term.roster.find(a.job_id, a.fence) for a in assignments)
             await self.give_up([h for h in held if h is not None])
 
     def tell(self, worker_id: str, call: Awaitable[None]) -> None:

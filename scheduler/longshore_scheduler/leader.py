@@ -39,7 +39,7 @@ class Leadership:
             try:
                 term = await self._ask()
             except (StoreUnavailable, TimeoutError) as error:
-                _log.warning("the store does not say who leads: %s", error)
+                _log.warning("the store does not say who leads: %s", _why(error))
                 term = None
             if term is not None:
                 return term
@@ -54,7 +54,7 @@ class Leadership:
             try:
                 answer = await self._ask()
             except (StoreUnavailable, TimeoutError) as error:
-                _log.warning("leadership was not renewed: %s", error)
+                _log.warning("leadership was not renewed: %s", _why(error))
                 if self._clock() - renewed >= self._seconds:
                     return
                 continue
@@ -68,8 +68,12 @@ class Leadership:
             async with asyncio.timeout(self._seconds):
                 await self._store.resign(self.leader_id)
         except (StoreUnavailable, TimeoutError) as error:
-            _log.warning("could not resign, leadership will run out: %s", error)
+            _log.warning("could not resign, leadership will run out: %s", _why(error))
 
     async def _ask(self) -> int | None:
         async with asyncio.timeout(self._seconds / 3):
             return await self._store.lead(self.leader_id, int(self._seconds * 1e6))
+
+
+def _why(error: Exception) -> str:
+    return str(error) or "no answer in time"

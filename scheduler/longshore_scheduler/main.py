@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -22,12 +24,14 @@ from longshore_scheduler.declaring import declare_queues
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
 from longshore_store.bus import BusRefused, open_bus
+from longshore_store.dialects import require_shared
 from longshore_store.process import run_process
 from longshore_store.settings import Settings, SettingsError, load_settings
 from longshore_store.sql import SqlStore
 
 NAME = "longshore-scheduler"
 _STOP_GRACE = 5.0
+_HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,19 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
     """Leads or stands by until `told`.
 
     Raises:
-        StoreUnavailable, StoreMismatch, BusRefused, SettingsError, CatalogueError: it cannot be
-            started.
+        UnusableUrl, SettingsError, StoreUnavailable, StoreMismatch, BusRefused, CatalogueError: it
+            cannot be started.
         Superseded: this process is of no more use, the next one is.
     """
+    require_shared(options.store)
     settings = load_settings(options.config)
     if not settings.pools:
-        raise SettingsError("pools: none is declared; add a [pools.NAME] to the settings")
+        raise SettingsError(
+            f"pools: {options.config or 'the settings'} declares none: add a [pools.NAME], and"
+            " name the file by --config"
+        )
+    _check_ray(options.ray)
+    _check_artifacts(options.artifacts)
     tasks = await read_catalogue(settings.tasks)
     RayCluster.load()  # now, and not while a term that was just won runs out
     async with AsyncExitStack() as stack:
@@ -82,6 +92,29 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
             bus.on_wake(scheduler.notify)
         print(f"{NAME} runs", flush=True)  # noqa: T201  # for people
         await scheduler.run_until(told)
+
+
+def _check_ray(address: str) -> None:
+    """Raises SettingsError for what is no address: a cluster may be away, and is waited for."""
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (_HOST.fullmatch(host) and port.isdigit() and int(port) < 65536):
+        raise SettingsError(
+            f"--ray {address!r} is no address of Ray's head: give HOST:PORT, such as"
+            " 10.0.0.1:6379, or auto on a node of the cluster"
+        )
+
+
+def _check_artifacts(folder: Path) -> None:
+    """Raises SettingsError where no file can be written: each job with files would fail there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise SettingsError(
+            f"--artifacts {folder}: cannot be written ({error.strerror}): give a folder that this"
+            " user may write to, and that all nodes share"
+        ) from error
 
 
 def _cluster(options: SchedulerOptions, settings: Settings) -> RayCluster:
@@ -134,6 +167,7 @@ def command(
 
 def main() -> None:
     """The entry of the command."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is said in one line
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:

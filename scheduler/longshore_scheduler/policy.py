@@ -93,8 +93,14 @@ def consequence(
     delay = backoff(policy, counters.attempts + counters.crashes + counters.ooms + 1, random())
     due_us = now_us + round(delay * 1e6)
     if kind is FailureClass.OUT_OF_MEMORY:
-        return Retry(due_us, more_memory(needs, ceiling, device="CUDA" in failure.message))
+        return Retry(due_us, more_memory(needs, ceiling, device=_of_device(failure)))
     return Retry(due_us)
+
+
+def _of_device(failure: Failure) -> bool:
+    """Which memory ran out: what the worker says of it, else what the message does."""
+    told = dict(failure.metadata).get("memory")
+    return told == "device" if told else "CUDA" in failure.message
 
 
 def backoff(policy: RetryPolicy, failures: int, random: float) -> float:

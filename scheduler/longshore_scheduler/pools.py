@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 
-from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.roster import Worker, WorkerState
 from longshore_scheduler.term import Term
@@ -92,9 +92,9 @@ class Pools:
         worker_id = f"{pool.name}-{uuid.uuid4().hex[:12]}"
         try:
             info = await self._term.cluster.create_worker(pool, worker_id)
-        except (WorkerGone, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - one that answers with an error is of no use
             _log.warning("a worker of pool %s did not come up: %s", pool.name, error)
-            await self._term.cluster.kill_worker(worker_id)
+            self._crew.tell(worker_id, self._term.cluster.kill_worker(worker_id))
             return False
         if self._term.stopping:
             await self._term.cluster.kill_worker(worker_id)
@@ -115,7 +115,7 @@ class Pools:
         # One that was removed meanwhile must not come back as a row that nobody owns.
         left = [record.id for record in workers if record.id not in term.roster.workers]
         if left:
-            await term.insist(lambda: term.store.remove_workers(left))
+            await term.insist(lambda: term.store.remove_workers(term.number, left))
         return len(workers)
 
     def _record(self, pool: PoolSpec) -> PoolRecord:

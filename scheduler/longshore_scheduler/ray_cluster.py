@@ -108,7 +108,8 @@ class RayCluster:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ray-call")
 
     async def start(self, pools: Sequence[PoolSpec]) -> None:
-        """Starts a local cluster if need be, and connects to it.
+        """Starts a local cluster if need be, and connects to it. Raises ConnectionError where
+        nobody listens, ClusterLost where somebody does and is no Ray.
 
         Connecting takes a second and cannot be cut short, so its thread is a daemon: a process
         that is told to stop meanwhile does not wait for it.
@@ -116,6 +117,7 @@ class RayCluster:
         if self._address is None:
             self._head = self._head or await LocalHead.start(self._local(pools))
         address = self._address or (self._head.address if self._head else "")
+        await _require_listener(address)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -349,6 +351,13 @@ async def _listens(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+async def _require_listener(address: str) -> None:
+    """Raises ConnectionError where nobody listens: Ray would try for a minute, and say nothing."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and not await _listens(host.strip("[]"), int(port)):
+        raise ConnectionError(f"nobody listens at {address}, the address of Ray's head")
 
 
 async def _answer(method: Callable[..., Any], arguments: tuple[Any, ...], deadline: float) -> Any:

@@ -210,6 +210,10 @@ class Scheduler:
                 self._cluster_up = True
             except ClusterLost:  # this process cannot try again
                 raise
+            except ConnectionError as error:
+                _log.warning("%s; trying again in %.1f s", error, pause)
+                await term.pause(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception:  # noqa: BLE001 - whatever keeps it away, jobs are accepted meanwhile
                 _log.exception("the cluster does not start, trying again in %.1f s", pause)
                 await term.pause(pause)

@@ -10,11 +10,13 @@ from typing import NamedTuple
 from longshore_cpu_workers.wire import Cancel
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.draining import Draining
+from longshore_scheduler.forgotten import Forgotten
 from longshore_scheduler.pools import Pools
 from longshore_scheduler.redriving import Redriving
 from longshore_scheduler.roster import Held, Told, Worker, WorkerState
 from longshore_scheduler.term import Term, wait_for_event
-from longshore_store.model import ActiveAttempt, Attempted, CancelOrder
+from longshore_store.model import ActiveAttempt, Attempted
+from longshore_store.orders import CancelOrder
 
 _LIMIT = 1000
 OVERDUE = 0.25
@@ -37,6 +39,7 @@ class Swept(NamedTuple):
     lost: int = 0
     unheard: int = 0
     orphans: int = 0
+    asked: int = 0
     steered: int = 0
     redriven: int = 0
     started: int = 0
@@ -63,6 +66,7 @@ class Sweep:
         self._crew = crew
         self._pools = pools
         self._draining = Draining(term, crew, pools)
+        self._forgotten = Forgotten(term, crew)
         self._redriving = Redriving(term)
         self._clocks = _Clocks()
         self.rounds = 0
@@ -88,6 +92,7 @@ class Sweep:
             lost=await self.lose_silent(),
             unheard=await self.release_unheard(now),
             orphans=await self.release_orphans(now),
+            asked=self._forgotten.run_once(now),
             steered=await self._draining.run_once(now),
             redriven=await self._redriving.run_once(),
             started=self._pools.maintain(),

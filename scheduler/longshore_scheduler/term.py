@@ -18,6 +18,7 @@ from longshore_store.model import Fenced, StoreUnavailable
 from longshore_store.needs import Needs
 from longshore_store.settings import SchedulerSettings
 from longshore_store.store import Store
+from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.05
@@ -98,10 +99,9 @@ class Term:
 
     def _reap(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        if not isinstance(task.exception(), Fenced | ClusterLost):
-            _log.error("%s failed", task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Fenced | ClusterLost):
+            _log.error("%s failed: %s", task.get_name(), without_values(error))
 
     async def close(self) -> None:
         """Cancels what still runs."""
@@ -137,9 +137,11 @@ class Term:
             return await self.insist(lambda: write(self.number, rows)) or []
         except Fenced:
             raise
-        except Exception:  # noqa: BLE001 - a row that cannot be written must not stop the others
+        except Exception as error:  # noqa: BLE001 - a row that cannot be written must not stop others
             if len(rows) == 1:
-                _log.exception("the store refuses %s of job %s", type(rows[0]), rows[0][0])  # type: ignore[index]
+                what, job_id = type(rows[0]).__name__, rows[0][0]  # type: ignore[index]
+                told = without_values(error)
+                _log.error("the store refuses a %s of job %s: %s", what, job_id, told)
                 return []
         half = len(rows) // 2
         stale = await self._persist(write, rows[:half])
@@ -164,6 +166,10 @@ class Term:
                 _log.warning("the store is away, trying again in %.2f s: %s", pause, error)
             await self.pause(pause * (0.5 + 0.5 * self.chance()))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def confirm(self) -> None:
+        """Asks the store whether this term is the newest. Raises Fenced where it is over."""
+        await self.insist(lambda: self.store.require_term(self.number))
 
     async def pause(self, seconds: float) -> None:
         """Waits so long, or until the term is over."""

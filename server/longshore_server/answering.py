@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import secrets
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
@@ -17,6 +16,7 @@ from longshore_server.decoding import Undecodable
 from longshore_server.identity import Context
 from longshore_server.refusals import Code, Refusal, cut, unavailable
 from longshore_store.model import StoreFull, StoreUnavailable
+from longshore_store.telling import without_values
 
 _log = logging.getLogger("longshore.server")
 _RETRY_STORE = 1.0
@@ -104,8 +104,7 @@ def log_surprise(error: BaseException, where: str) -> str:
     Only frames and types are logged: the text of an exception may quote a payload.
     """
     error_id = secrets.token_hex(8)
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("error %s in %s: %s\n%s", error_id, where, type(error).__qualname__, frames)
+    _log.error("error %s in %s: %s", error_id, where, without_values(error))
     return error_id
 
 

@@ -10,11 +10,12 @@ from google.rpc import error_details_pb2 as rpc
 from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN
 from google.rpc.status_pb2 import Status
 
+from longshore.sdk.failures import FailureClass
 from longshore.v1 import job_pb2, pool_service_pb2, queue_service_pb2, watch_pb2
 from longshore_server.rates import Rate
 from longshore_server.refusals import DOMAIN
 from longshore_server.times import duration, span, timestamp
-from longshore_store.failure import FailureRecord
+from longshore_store.failure import Counted, FailureRecord
 from longshore_store.model import (
     AttemptRecord,
     EventRecord,
@@ -25,10 +26,12 @@ from longshore_store.model import (
 )
 from longshore_store.needs import parse_needs
 from longshore_store.redrive_records import DeadLetters, RedriveRecord
-from longshore_store.states import REDRIVE, RERUN, TERMINAL, JobState
+from longshore_store.settings import SchedulerSettings
+from longshore_store.states import REDRIVE, RERUN, TERMINAL, WAITING, JobState
 
+_CANCELLED = (CANCELLED, "CANCELLED", "the job was cancelled")
 _UNEXPLAINED = {
-    JobState.CANCELLED: (CANCELLED, "CANCELLED", "the job was cancelled"),
+    JobState.CANCELLED: _CANCELLED,
     JobState.EXPIRED: (DEADLINE_EXCEEDED, "EXPIRED", "a deadline of the job passed"),
 }
 _ORDERED = (RERUN.reason, REDRIVE.reason)
@@ -36,12 +39,16 @@ _PLAIN_PROGRESS = ("fraction", "completed", "total", "unit", "phase", "message")
 
 
 def job_message(
-    record: JobRecord, kept_us: Mapping[JobState, int], *, payload: bool = False
+    record: JobRecord,
+    kept_us: Mapping[JobState, int],
+    bounds: SchedulerSettings,
+    *,
+    payload: bool = False,
 ) -> job_pb2.Job:
     """A job. Parts that the record was read without stay unset: that is the BASIC view.
 
-    kept_us: how long a job is kept after its end, by its state. payload: include it, where it
-    was read.
+    kept_us: how long a job is kept after its end, by its state. bounds: how often each class of
+    failure may strike. payload: include it, where it was read.
     """
     job = job_pb2.Job(
         job_id=record.id,
@@ -59,6 +66,8 @@ def job_message(
         job.progress.CopyFrom(progress_message(record.progress_json))
     for attempt in record.attempts:
         job.attempts.append(attempt_message(attempt))
+    if any(record.counted):
+        job.failure_counts.CopyFrom(_failure_counts(record.counted, job.spec, bounds))
     _set_outcome(job, record)
     return job
 
@@ -71,10 +80,27 @@ def _set_times(job: job_pb2.Job, record: JobRecord, kept_us: Mapping[JobState, i
     job.create_time.CopyFrom(timestamp(record.created_us))
     if record.first_started_us is not None:
         job.start_time.CopyFrom(timestamp(record.first_started_us))
+    if record.state is JobState.RETRYING and record.due_us is not None:
+        job.next_attempt_time.CopyFrom(timestamp(record.due_us))
     if record.ended_us is None or record.state not in TERMINAL:
         return
     job.end_time.CopyFrom(timestamp(record.ended_us))
     job.expire_time.CopyFrom(timestamp(record.ended_us + kept_us[record.state]))
+
+
+def _failure_counts(
+    counted: Counted, spec: job_pb2.JobSpec, bounds: SchedulerSettings
+) -> job_pb2.FailureCounts:
+    return job_pb2.FailureCounts(
+        attempts=counted.attempts,
+        maximum_attempts=spec.retry_policy.maximum_attempts,
+        crashes=counted.crashes,
+        maximum_crashes=bounds.maximum_crashes,
+        out_of_memory=counted.ooms,
+        maximum_out_of_memory=bounds.maximum_ooms,
+        interruptions=counted.interruptions,
+        maximum_interruptions=bounds.maximum_interruptions,
+    )
 
 
 def _set_outcome(job: job_pb2.Job, record: JobRecord) -> None:
@@ -88,10 +114,8 @@ def _set_outcome(job: job_pb2.Job, record: JobRecord) -> None:
     elif record.failure_json is not None:
         job.error.CopyFrom(failure_status(record.failure_json))
     else:
-        code, reason, text = _UNEXPLAINED.get(
-            record.state, (UNKNOWN, record.state.name, "the job failed; no cause was recorded")
-        )
-        job.error.CopyFrom(_status(code, reason, text, {}))
+        unknown = (UNKNOWN, record.state.name, "the job failed; no cause was recorded")
+        job.error.CopyFrom(_status(*_UNEXPLAINED.get(record.state, unknown), {}))
 
 
 def _artifacts(text: str | None) -> list[tuple[str, job_pb2.PayloadRef]]:
@@ -129,6 +153,8 @@ def attempt_message(record: AttemptRecord) -> job_pb2.Attempt:
             field.CopyFrom(timestamp(us))
     if record.failure_json is not None:
         attempt.error.CopyFrom(failure_status(record.failure_json))
+    elif record.failure_class == FailureClass.CANCELLED:
+        attempt.error.CopyFrom(_status(*_CANCELLED, {}))
     return attempt
 
 
@@ -138,7 +164,10 @@ def _device_name(device: Any) -> str:
 
 def failure_status(failure_json: str) -> Status:
     """How an attempt or a job failed, with all its details."""
-    failure = FailureRecord.from_json(failure_json)
+    return _failure_status(FailureRecord.from_json(failure_json))
+
+
+def _failure_status(failure: FailureRecord) -> Status:
     status = _status(failure.code, failure.reason, failure.message, dict(failure.metadata))
     if failure.violations:
         bad = rpc.BadRequest()
@@ -177,11 +206,18 @@ def state_event(record: EventRecord, revision: int) -> watch_pb2.WatchProgressRe
     change = message.state_change
     change.from_state, change.to_state = _state(record.from_state), _state(record.to_state)
     change.reason = record.reason
-    change.will_retry = record.to_state == JobState.RETRYING
     if record.due_us is not None:
         change.next_attempt_time.CopyFrom(timestamp(record.due_us))
     if record.reason in _ORDERED and record.body_json is not None:
         change.order.CopyFrom(watch_pb2.Order(**orjson.loads(record.body_json)))
+    elif record.body_json is not None:
+        failure = FailureRecord.from_json(record.body_json)
+        change.failure_class = job_pb2.FailureClass.ValueType(failure.failure_class)
+        change.error.CopyFrom(_failure_status(failure._replace(traceback="")))
+        change.will_retry = record.to_state in WAITING
+    elif record.to_state == JobState.CANCELLED:  # its attempt confirmed what was asked for
+        change.failure_class = job_pb2.FAILURE_CLASS_CANCELLED
+        change.error.CopyFrom(_status(*_CANCELLED, {}))
     return message
 
 

@@ -14,6 +14,7 @@ from longshore_server.placement import place_record
 from longshore_server.refusals import JOB, QUEUE, TASK, gone, not_found
 from longshore_server.times import timestamp
 from longshore_store.model import JobChanges, JobRecord
+from longshore_store.settings import SchedulerSettings
 from longshore_store.states import TERMINAL, WAITING, JobState
 from longshore_store.store import Store
 
@@ -28,14 +29,20 @@ class JobReader:
 
     Args:
         kept_us: how long a job is kept after its end, by its state; for its expire_time.
+        bounds: how often each class of failure may strike; the scheduler's.
     """
 
     def __init__(
-        self, store: Store, catalogue: CatalogueReader, kept_us: Mapping[JobState, int]
+        self,
+        store: Store,
+        catalogue: CatalogueReader,
+        kept_us: Mapping[JobState, int],
+        bounds: SchedulerSettings,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
         self._kept_us = kept_us
+        self._bounds = bounds
 
     def now_us(self) -> int:
         """The clock of the store."""
@@ -54,7 +61,7 @@ class JobReader:
 
     def message(self, record: JobRecord, *, payload: bool = False) -> job_pb2.Job:
         """The job as a message."""
-        return job_message(record, self._kept_us, payload=payload)
+        return job_message(record, self._kept_us, self._bounds, payload=payload)
 
     async def page(
         self, read: ReadJobs, after: str | None, limit: int, *, full: bool, payload: bool

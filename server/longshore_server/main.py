@@ -7,7 +7,6 @@ or by polling where Redis is away.
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from longshore.cli.addresses import UnusableAddress, check_address
 from longshore.cli.up import DEFAULT_LISTEN
 from longshore_server.server import ListenError, LongshoreServer
 from longshore_store.bus import BusRefused, open_bus
+from longshore_store.dialects import require_shared
 from longshore_store.process import run_process
 from longshore_store.settings import load_settings
 from longshore_store.sql import SqlStore
@@ -40,8 +40,10 @@ async def serve(options: ServerOptions, told: asyncio.Event) -> None:
     """Serves until `told`.
 
     Raises:
-        StoreUnavailable, StoreMismatch, BusRefused, ListenError: it cannot be started.
+        UnusableUrl, SettingsError, StoreUnavailable, StoreMismatch, BusRefused, ListenError: it
+            cannot be started.
     """
+    require_shared(options.store)
     settings = load_settings(options.config)
     async with AsyncExitStack() as stack:
         store = SqlStore(options.store, cluster=settings.cluster)
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

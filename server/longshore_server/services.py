@@ -37,7 +37,8 @@ class Services:
 
     Args:
         store: open already, and closed by whoever opened it.
-        settings: the deployment; its `server` and `retention` parts are used here.
+        settings: the deployment; its `server` and `retention` parts are used here, and the
+            bounds of its `scheduler`.
         poll: seconds between two polls for changes of watched jobs, should hints be lost.
         bus: to the other processes over the same store; started and stopped by whoever made it.
         catalogue_period: seconds between two readings of tasks, queues and pools.
@@ -55,7 +56,9 @@ class Services:
         server = settings.server
         self.hub = WatchHub(store, server.maximum_watches, poll=poll, bus=bus)
         self.catalogue = CatalogueReader(store, period=catalogue_period)
-        jobs = JobReader(store, self.catalogue, ages_of(settings.retention).jobs)
+        jobs = JobReader(
+            store, self.catalogue, ages_of(settings.retention).jobs, settings.scheduler
+        )
         submitter = Submitter(store, self.catalogue, jobs)
         self._job_service = JobService(store, server, jobs, submitter, self.hub)
         self._queue_service = QueueService(store, self.catalogue, jobs)

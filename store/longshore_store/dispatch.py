@@ -13,7 +13,6 @@ from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number, state_in
 from longshore_store.model import (
     ActiveAttempt,
-    CancelOrder,
     Head,
     Lane,
     PoolRecord,
@@ -21,7 +20,7 @@ from longshore_store.model import (
     TaskRecord,
     WorkerRecord,
 )
-from longshore_store.orders import WorkerOrder
+from longshore_store.orders import CancelOrder, WorkerOrder
 from longshore_store.states import RUNNABLE, JobState
 from longshore_store.tables import job_specs, jobs, pools, queue_counts, queues, tasks, workers
 

@@ -8,6 +8,15 @@ from typing import NamedTuple
 from longshore.sdk.failures import FailureClass
 
 
+class Counted(NamedTuple):
+    """How many attempts of this run ended in each class that has a bound."""
+
+    attempts: int = 0
+    crashes: int = 0
+    ooms: int = 0
+    interruptions: int = 0
+
+
 class FailureRecord(NamedTuple):
     """Why an attempt or a job ended without a result. `code` is a canonical status code."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from sqlalchemy import (
 from longshore.sdk.failures import CODES, FailureClass
 from longshore_store import states
 from longshore_store.attempts import ATTEMPT_COLUMNS, ended_attempt
-from longshore_store.committer import Transaction, Write
+from longshore_store.committer import Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
 from longshore_store.failure import FailureRecord
@@ -53,10 +54,15 @@ class CancelWrites:
         ]
 
     async def cancel_jobs(self, tx: Transaction, writes: list[Write]) -> None:
-        """Answers each write with its stale ids."""
+        """Answers each write with its stale ids. Those that say the same share the statements."""
+        alike: defaultdict[tuple[str, bool], list[Write]] = defaultdict(list)
         for write in writes:
-            reason, force = write.options["reason"], write.options["force"]
-            write.answer = await self.cancel(tx, list(write.rows), reason, force=force)
+            alike[write.options["reason"], write.options["force"]].append(write)
+        for (reason, force), group in alike.items():
+            ids = list(dict.fromkeys(rows_of(group)))
+            stale = set(await self.cancel(tx, ids, reason, force=force))
+            for write in group:
+                write.answer = [job_id for job_id in write.rows if job_id in stale]
 
     async def cancel(
         self, tx: Transaction, job_ids: Sequence[str], reason: str, *, force: bool

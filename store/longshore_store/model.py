@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from longshore.sdk.failures import FailureClass
+from longshore_store.failure import Counted
 from longshore_store.states import JobState
 
 # --- what submit takes ------------------------------------------------------------------------
@@ -110,6 +111,10 @@ class Fenced(Exception):
 
 class StoreUnavailable(Exception):
     """The database cannot be reached or did not answer in time; the write may be tried again."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The database does not let this process in, or there is none: waiting mends nothing."""
 
 
 class StoreFull(StoreUnavailable):
@@ -264,15 +269,6 @@ class ActiveAttempt(NamedTuple):
     spec: bytes
 
 
-class CancelOrder(NamedTuple):
-    """A CANCELLING job whose worker is to be told."""
-
-    job_id: str
-    fence: int
-    worker_id: str
-    force: bool
-
-
 # --- what the server reads --------------------------------------------------------------------
 
 
@@ -317,6 +313,7 @@ class JobRecord:
     spec: bytes
     progress_json: str | None
     failure_json: str | None
+    counted: Counted
     payload: str | None = None
     value_json: str | None = None
     artifacts_json: str | None = None

@@ -8,10 +8,17 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 
 from longshore_store.committer import unavailable
-from longshore_store.dialects import Connection, Dialect, StoreLocked, Work, make_dialect
+from longshore_store.dialects import (
+    Connection,
+    Dialect,
+    StoreLocked,
+    UnusableUrl,
+    Work,
+    make_dialect,
+)
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.migrations import HEAD, migrate, prepare
-from longshore_store.model import StoreMismatch, StoreUnavailable
+from longshore_store.model import StoreMismatch, StoreRefused, StoreUnavailable
 from longshore_store.tables import deployment
 
 T = TypeVar("T")
@@ -29,7 +36,8 @@ async def open_database(
 
     Raises:
         StoreMismatch: its schema or its cluster is another; nothing was touched.
-        StoreUnavailable: it cannot be reached, or not with these credentials.
+        StoreRefused: there is none, or not with these credentials.
+        StoreUnavailable: it cannot be reached.
     """
 
     async def work(connection: Connection) -> None:
@@ -47,7 +55,7 @@ async def migrate_database(url: str) -> str:
     """Brings a database to this release's schema, or makes a new one. Says what was done.
 
     Raises:
-        ValueError: the URL is none of a store.
+        UnusableUrl: it is none of a store.
         StoreLocked, StoreMismatch, StoreUnavailable: nothing was touched.
     """
     # A statement of a migration may rewrite a table, and take hours.
@@ -68,12 +76,15 @@ async def migrate_database(url: str) -> str:
     return f"{dialect.where}: the schema was {before or 'none'} and is {HEAD}"
 
 
-def run_migration(url: str) -> tuple[bool, str]:
-    """What `longshore migrate` runs: whether the schema is this release's, and what to say."""
+def run_migration(url: str) -> tuple[int, str]:
+    """What `longshore migrate` runs. Returns its exit status, 4 for one that may go well later,
+    and what to say."""
     try:
-        return True, asyncio.run(migrate_database(url))
-    except (ValueError, StoreLocked, StoreMismatch, StoreUnavailable) as error:
-        return False, str(error)
+        return 0, asyncio.run(migrate_database(url))
+    except (UnusableUrl, StoreLocked, StoreMismatch, StoreRefused) as error:
+        return 2, str(error)
+    except StoreUnavailable as error:
+        return 4, str(error)
 
 
 async def _reached(dialect: Dialect, work: Work[T], deadline: float | None) -> T:
@@ -86,7 +97,7 @@ async def _reached(dialect: Dialect, work: Work[T], deadline: float | None) -> T
     except Exception as error:
         if (obstacle := dialect.obstacle(error)) is None:
             raise unavailable(error) from error
-        raise StoreUnavailable(obstacle) from error
+        raise obstacle from error
 
 
 async def _claim(dialect: Dialect, connection: Connection, cluster: str) -> None:

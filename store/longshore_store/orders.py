@@ -29,3 +29,12 @@ class DrainUpdate(NamedTuple):
     finished: int
     released: int
     idle: bool
+
+
+class CancelOrder(NamedTuple):
+    """A CANCELLING job whose worker is to be told."""
+
+    job_id: str
+    fence: int
+    worker_id: str
+    force: bool

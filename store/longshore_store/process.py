@@ -9,8 +9,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
-from longshore_store.dialects import StoreLocked
-from longshore_store.model import StoreMismatch, StoreUnavailable
+from longshore_store.dialects import StoreLocked, UnusableUrl
+from longshore_store.model import StoreMismatch, StoreRefused, StoreUnavailable
 from longshore_store.settings import SettingsError
 
 EXIT_USAGE = 2
@@ -23,7 +23,8 @@ REFUSALS: tuple[type[Exception], ...] = (
     SettingsError,
     StoreLocked,
     StoreMismatch,
-    StoreUnavailable,
+    StoreRefused,
+    UnusableUrl,
 )
 """What keeps any process from starting; their messages are for people."""
 
@@ -42,7 +43,8 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
     """Runs `serve(told)` until it returns; SIGTERM and SIGINT set `told`. Returns the status.
 
     name: what its lines on standard error begin with. refusals: exceptions, beside REFUSALS,
-    whose message says all there is to say: status 2 and no traceback.
+    whose message says all there is to say: status 2 and no traceback. A store that is away is
+    said in one line too, with status 1: started again later, the process may find it there.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -53,9 +55,11 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
     try:
         asyncio.run(_until_told(serve))
     except (*REFUSALS, *refusals) as error:
-        for line in str(error).splitlines():
-            print(f"{name}: {line}", file=sys.stderr)  # noqa: T201  # before there is a log
+        _say(name, error)
         return EXIT_USAGE
+    except StoreUnavailable as error:
+        _say(name, error)
+        return EXIT_DIED
     except Superseded as error:
         _log.warning("%s ends: %s", name, error)
         return EXIT_DIED
@@ -63,6 +67,11 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
         _log.exception("%s dies", name)
         return EXIT_DIED
     return 0
+
+
+def _say(name: str, error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"{name}: {line}", file=sys.stderr)  # noqa: T201  # before there is a log
 
 
 async def _until_told(serve: _Serve) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, select
 
 from longshore_store.dialects import Connection, Dialect, Row, Rowset
 from longshore_store.edges import number
+from longshore_store.failure import Counted
 from longshore_store.model import (
     AttemptRecord,
     EventRecord,
@@ -37,7 +38,7 @@ _BASIC: tuple[ColumnElement[Any], ...] = (
     jobs.c.number, jobs.c.fence, jobs.c.sequence, func.coalesce(job_progress.c.count, 0),
     jobs.c.worker_id, jobs.c.created_us, jobs.c.ready_us, jobs.c.due_us, jobs.c.first_started_us,
     jobs.c.ended_us, jobs.c.needs_json, job_specs.c.spec, job_progress.c.body_json,
-    job_results.c.failure_json,
+    job_results.c.failure_json, jobs.c.attempts, jobs.c.crashes, jobs.c.ooms, jobs.c.interruptions,
 )  # fmt: skip
 _FULL: tuple[ColumnElement[Any], ...] = (
     job_specs.c.payload, job_results.c.value_json, job_results.c.artifacts_json,
@@ -181,13 +182,14 @@ def _columns(full: bool) -> tuple[ColumnElement[Any], ...]:
 
 def _record(row: Row, **more: Any) -> JobRecord:
     (job_id, tenant, task, queue, priority, state, *numbers, spec, progress, failure) = row[:21]
+    counted = Counted._make(row[21:25])
     facts = (job_id, tenant, task, queue, priority, JobState(state), *numbers)
-    values: tuple[Any, ...] = (*facts, base64.b64decode(spec), progress, failure)
+    values: tuple[Any, ...] = (*facts, base64.b64decode(spec), progress, failure, counted)
     return JobRecord(*values, **more)
 
 
 def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
-    payload, value, artifacts, leased_us, started_us, devices = row[21:]
+    payload, value, artifacts, leased_us, started_us, devices = row[25:]
     record = _record(row, payload=payload, value_json=value, artifacts_json=artifacts)
     if record.state not in ACTIVE and record.state != JobState.SUCCEEDED:
         return _with_attempts(record, ended)

@@ -18,7 +18,7 @@ from longshore_store.dispatch import DispatchReads
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
 from longshore_store.opening import open_database
-from longshore_store.orders import DrainUpdate, WorkerOrder
+from longshore_store.orders import CancelOrder, DrainUpdate, WorkerOrder
 from longshore_store.reads import JobReads
 from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
 from longshore_store.redrives import RedriveReads, RedriveWrites
@@ -232,6 +232,10 @@ class SqlStore(Upkeep):
         """See Store."""
         await self._write("resign", leader_id=leader_id)
 
+    async def require_term(self, term: int) -> None:
+        """See Store. A transaction without a handler: the fence is all of it."""
+        await self._write("require_term", (), term)
+
     async def promote_jobs(self, term: int, limit: int) -> int:
         """See Store."""
         answer: int = await self._write("promote_jobs", (), term, limit=limit)
@@ -325,9 +329,9 @@ class SqlStore(Upkeep):
         """See Store."""
         await self._write("record_workers", workers)
 
-    async def remove_workers(self, worker_ids: Sequence[str]) -> None:
+    async def remove_workers(self, term: int, worker_ids: Sequence[str]) -> None:
         """See Store."""
-        await self._write("remove_workers", worker_ids)
+        await self._write("remove_workers", worker_ids, term)
 
     async def order_workers(
         self, worker_ids: Sequence[str], state: int, drain_until_us: int | None = None
@@ -400,7 +404,7 @@ class SqlStore(Upkeep):
         """See Store."""
         return await self._read(self._dispatch.active)
 
-    async def cancel_orders(self) -> list[m.CancelOrder]:
+    async def cancel_orders(self) -> list[CancelOrder]:
         """See Store."""
         return await self._read(self._dispatch.cancels)
 

@@ -15,7 +15,6 @@ from longshore_store.model import (
     Accepted,
     ActiveAttempt,
     Attempted,
-    CancelOrder,
     CheckpointUpdate,
     Completion,
     Head,
@@ -36,7 +35,7 @@ from longshore_store.model import (
     TaskRecord,
     WorkerRecord,
 )
-from longshore_store.orders import DrainUpdate, WorkerOrder
+from longshore_store.orders import CancelOrder, DrainUpdate, WorkerOrder
 from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 
@@ -148,6 +147,9 @@ class Store(Protocol):
 
     async def resign(self, leader_id: str) -> None:
         """Gives leadership up at once."""
+
+    async def require_term(self, term: int) -> None:
+        """Writes nothing. Raises Fenced where the term is not the newest."""
 
     async def promote_jobs(self, term: int, limit: int) -> int:
         """Queues scheduled and retrying jobs that are due. Returns how many."""
@@ -262,8 +264,8 @@ class Store(Protocol):
     async def record_workers(self, workers: Sequence[WorkerRecord]) -> None:
         """Inserts or replaces workers; what was ordered of them stays."""
 
-    async def remove_workers(self, worker_ids: Sequence[str]) -> None:
-        """Forgets workers."""
+    async def remove_workers(self, term: int, worker_ids: Sequence[str]) -> None:
+        """Forgets workers. Raises Fenced, so that nobody ends what is another leader's."""
 
     async def list_workers(self) -> list[WorkerRecord]:
         """The workers, by id."""

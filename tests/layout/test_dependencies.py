@@ -19,7 +19,7 @@ EXTRAS = {
     "longshore_scheduler": ["scheduler"],
     "longshore_cpu_workers": ["scheduler", "cpu"],
     "longshore_gpu_workers": ["scheduler", "cpu", "gpu"],
-    "longshore_embedded": ["all"],
+    "longshore_embedded": ["all", "dev-cluster"],
 }
 """Package → what must be installed beside the base for every module of it to import."""
 

@@ -93,7 +93,7 @@ class FakeWorker:
 
     async def poll(self, acknowledged: int, wait: float) -> PollReply:
         first = self._last - len(self._reports)
-        del self._reports[: acknowledged - first]
+        del self._reports[: max(acknowledged - first, 0)]
         if not self._reports and self.alive and not self.frozen:
             self._changed.clear()
             try:

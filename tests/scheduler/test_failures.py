@@ -12,6 +12,7 @@ from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import Behaviour, FakeWorker, echo, fail, hang
 from tests.scheduler.harness import GIB, Harness, make_job, make_settings, make_spec, until
 
+QUOTE = "what a job of some tenant said"
 RETRY = {"maximum_attempts": 3, "initial_backoff": 10.0, "jitter": 0.0}
 
 
@@ -139,3 +140,41 @@ async def test_an_attempt_that_was_not_begun_may_be_given_back(harness: Harness)
     (job_id,) = await harness.submit(make_job())
     await harness.reach(JobState.SUCCEEDED, job_id)
     await until(lambda: len(harness.cluster.only().assigned) == 21)
+
+
+async def test_what_the_store_refuses_is_not_quoted(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database quotes the row that it refuses, and rows are callers' data."""
+
+    async def refuse(_: int, rows: object) -> None:
+        raise ValueError(QUOTE, rows)
+
+    monkeypatch.setattr(harness.store, "complete_attempts", refuse)
+    await harness.launch()
+    await harness.submit(make_job())
+    await until(lambda: "the store refuses a Completion of job" in caplog.text)
+    assert "ValueError" in caplog.text
+    assert QUOTE not in caplog.text
+
+
+async def test_a_worker_that_cannot_be_followed_is_lost_without_quotes(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its other jobs may be another tenant's: they do not learn what could not be read."""
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+
+    async def garble(*_: object) -> None:
+        raise ValueError(QUOTE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(harness.cluster, "poll", garble)
+        await until(lambda: "cannot be followed" in caplog.text)
+        harness.cluster.default = echo
+    (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    lost = json.loads(job.attempts[0].failure_json or "")
+    assert (lost["class"], lost["message"]) == (6, "its reports cannot be read: ValueError")
+    assert QUOTE not in caplog.text

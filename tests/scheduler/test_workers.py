@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from longshore_cpu_workers.wire import Logged, Started, Succeeded
+from longshore_cpu_workers.wire import (
+    Assignment,
+    Logged,
+    Returned,
+    Started,
+    Succeeded,
+    WorkerInfo,
+)
+from longshore_scheduler.cluster import PoolSpec
+from longshore_scheduler.roster import WorkerState
 from longshore_store.model import Attempted, Completion, Lease, StoreUnavailable
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import echo, hang, never_begin
@@ -230,3 +240,80 @@ async def test_what_a_worker_said_before_it_died_is_stored(
     (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
     assert len(record.attempts) == 1
     assert (await harness.job(other)).state is not JobState.SUCCEEDED
+
+
+async def test_a_refusal_that_comes_late_takes_nothing_from_the_next_attempt(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt was recalled and leased anew while the call that refused it was on its way."""
+    harness.cluster.default = hang
+    await harness.launch()
+    refuse = asyncio.Event()
+    assign = harness.cluster.assign
+
+    async def refused(worker_id: str, assignments: Sequence[Assignment]) -> None:
+        monkeypatch.setattr(harness.cluster, "assign", assign)
+        await refuse.wait()
+        raise ValueError("not a batch")
+
+    monkeypatch.setattr(harness.cluster, "assign", refused)
+    (job_id,) = await harness.submit(make_job())
+    (job,) = await harness.reach(JobState.LEASED, job_id)
+    worker = harness.cluster.only()
+    worker.report(Returned(job_id, job.fence, worker.clock()))
+    await harness.reach(JobState.RUNNING, job_id)
+    refuse.set()
+    await harness.sweeps()
+    record = await harness.job(job_id)
+    assert (record.state, record.fence, worker.cancelled) == (JobState.RUNNING, 2, [])
+
+
+async def test_a_worker_that_answers_its_start_with_an_error_is_not_left_behind(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = harness.cluster.create_worker
+
+    async def fail_once(pool: PoolSpec, worker_id: str) -> WorkerInfo:
+        monkeypatch.setattr(harness.cluster, "create_worker", create)
+        await create(pool, worker_id)
+        raise RuntimeError("no driver of the device")
+
+    monkeypatch.setattr(harness.cluster, "create_worker", fail_once)
+    await harness.launch()
+    assert len(harness.cluster.alive) == 1
+
+
+async def test_a_worker_whose_stop_fails_is_lost(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    worker = harness.cluster.only()
+
+    async def fail(worker_id: str, grace: float) -> None:
+        raise RuntimeError("its scratch folder is gone")
+
+    monkeypatch.setattr(harness.cluster, "stop_worker", fail)
+    harness.cluster.default = echo
+    await harness.store.order_workers([worker.info.worker_id], WorkerState.DRAINING, None)
+    await harness.reach(JobState.SUCCEEDED, job_id)
+    assert not worker.alive
+
+
+async def test_an_attempt_that_its_worker_has_forgotten_is_released(harness: Harness) -> None:
+    """Its outcome was heard by a leader that could not write it, say; the next one waits for it."""
+    harness.cluster.default = hang
+    first = await harness.launch(keep_workers=True)
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+    await first.stop(0.0)
+    harness.cluster.only().jobs.clear()
+    harness.cluster.default = echo
+    await harness.launch(keep_workers=True)
+    for _ in range(10):
+        await harness.sweeps(2)
+        harness.clock.advance(31.0)
+    (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert [a.failure_class for a in job.attempts] == [6, 0]

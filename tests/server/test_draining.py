@@ -82,7 +82,7 @@ async def test_a_worker_that_vanishes_in_its_drain_is_no_reason_to_wait(harness:
     await record(harness, "cpu-1", active=3)
     call = drain(harness, "cpu-1")
     await ordered(harness, "cpu-1")
-    await harness.store.remove_workers(["cpu-1"])
+    await harness.store.remove_workers(harness.term, ["cpu-1"])
     done = await call
     assert [(w.state, w.active_attempts) for w in done.workers] == [(LOST, 0)]
     assert (done.finished_attempts, done.released_attempts) == (0, 3)

@@ -67,7 +67,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
         if options.only:
             chaos.faults = {name: chaos.faults[name] for name in options.only}
         memory = Memory(cluster)
-        drained = await _break(options, load, chaos, memory)
+        drained = await _break(options, client, load, chaos, memory)
         accounts = await close(client, load.told, ledger)
         print(_table(chaos, accounts, load.told, drained), memory.report(), sep="\n", flush=True)
         for member in (*cluster.schedulers, *cluster.servers):
@@ -87,7 +87,7 @@ async def _ready(client: AsyncClient) -> None:
 
 
 async def _break(
-    options: argparse.Namespace, load: Load, chaos: Chaos, memory: Memory
+    options: argparse.Namespace, client: AsyncClient, load: Load, chaos: Chaos, memory: Memory
 ) -> float | None:
     """Load and faults, then healing. Returns how long draining took, None where it did not."""
     stop = asyncio.Event()
@@ -103,7 +103,7 @@ async def _break(
     began = time.monotonic()
     drained = None
     while drained is None and time.monotonic() - began < DRAIN_DEADLINE:
-        if await unfinished(load._client) == 0:  # noqa: SLF001  # the one client of the soak
+        if await unfinished(client) == 0:
             drained = time.monotonic() - began
         await asyncio.sleep(0.2)
     await load.settle()
@@ -123,12 +123,18 @@ def _table(chaos: Chaos, accounts: Accounts, told: Told, drained: float | None) 
     ended = ", ".join(f"{name} {count:,}" for name, count in sorted(accounts.states.items()))
     lines += [
         f"accepted {accounts.accepted:,}: {ended}",
-        f"lost {accounts.lost}; terminal states changed {accounts.changed}; succeeded without"
-        f" being executed {accounts.unexecuted}",
-        f"begun more than once {accounts.restarted:,}; run to the end more than once"
-        f" {accounts.repeated:,}",
-        f"watches that saw the end {told.watched['ended']:,}; slowest Submit"
-        f" {told.slowest_submit:.1f} s; Submits that failed after retries {told.failed_submits}",
+        (
+            f"lost {accounts.lost}; terminal states changed {accounts.changed}; succeeded without"
+            f" being executed {accounts.unexecuted}"
+        ),
+        (
+            f"begun more than once {accounts.restarted:,}; run to the end more than once"
+            f" {accounts.repeated:,}"
+        ),
+        (
+            f"watches that saw the end {told.watched['ended']:,}; slowest Submit"
+            f" {told.slowest_submit:.1f} s; Submits that failed after retries {told.failed_submits}"
+        ),
         f"drained after {drained:.1f} s" if drained is not None else "NOT drained in 60 s",
         *accounts.unexpected[:20],
         *told.faults[:20],

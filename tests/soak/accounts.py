@@ -1,4 +1,4 @@
-"""The closing of the books: every accepted job, what became of it, and how often it was executed."""
+"""The closing of the books: every accepted job, what became of it, how often it was executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load: submits under keys of its own, cancels some, watches some; remembers what it was told."""
+"""The load: submits under keys of its own, cancels some, watches some; notes what it is told."""
 
 from __future__ import annotations
 

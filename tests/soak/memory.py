@@ -43,9 +43,15 @@ class Memory:
                 continue
             quarter = len(warm) // 4
             first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
-            lived = len(samples) * PERIOD
+            lived, growth = len(samples) * PERIOD, (last / first - 1) * 100
             lines.append(
-                f"{name:<18}{lived:>6.0f} s{first:>6.1f} MiB{last:>6.1f} MiB"
-                f"{(last / first - 1) * 100:>+8.1f}%"
+                f"{name:<18}{lived:>6.0f} s{first:>6.1f} MiB{last:>6.1f} MiB{growth:>+8.1f}%"
+                f"  by minute: {_by_minute(samples)}"
             )
         return "\n".join(lines)
+
+
+def _by_minute(samples: list[float]) -> str:
+    count = int(60 / PERIOD)
+    minutes = (samples[i : i + count] for i in range(0, len(samples), count))
+    return " ".join(f"{statistics.median(minute):.0f}" for minute in minutes)

@@ -6,7 +6,8 @@ import pytest
 
 from longshore.sdk.failures import FailureClass
 from longshore_store.failure import FailureRecord
-from longshore_store.model import Attempted, CancelOrder
+from longshore_store.model import Attempted
+from longshore_store.orders import CancelOrder
 from longshore_store.sql import SqlStore
 from longshore_store.states import RUNNABLE, TERMINAL, WAITING, JobState
 from tests.store.factory import REACHABLE, SECOND, Attempt, Yard, completion, new_job, setback

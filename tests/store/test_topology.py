@@ -107,7 +107,8 @@ async def test_pools_are_replaced(store: SqlStore) -> None:
     assert await store.list_pools() == [grown]
 
 
-async def test_workers_beat(store: SqlStore) -> None:
+async def test_workers_beat(yard: Yard) -> None:
+    store = yard.store
     one = WorkerRecord("w1", "cpu", 1, "node-1", 42, "{}", "[]", 0, START_US - 5, START_US)
     two = one._replace(id="w2", pid=43, heartbeat_us=START_US - 4 * SECOND)
     await store.record_workers([two, one])
@@ -115,9 +116,11 @@ async def test_workers_beat(store: SqlStore) -> None:
     busy = one._replace(active_attempts=3, state=2, heartbeat_us=START_US + SECOND)
     await store.record_workers([busy])
     assert await store.list_workers() == [busy, two]
-    await store.remove_workers(["w1", "no-such-worker"])
+    await store.remove_workers(yard.term, ["w1", "no-such-worker"])
     assert await store.list_workers() == [two]
-    await store.remove_workers([])
+    await store.remove_workers(yard.term, [])
+    with pytest.raises(Fenced):
+        await store.remove_workers(yard.term - 1, ["w2"])
     assert await store.list_workers() == [two]
 
 

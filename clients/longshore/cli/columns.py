@@ -29,6 +29,14 @@ def age(stamp: Timestamp, now: datetime | None = None) -> str:
     return f"{int(seconds)}s"
 
 
+def due(stamp: Timestamp, now: datetime | None = None) -> str:
+    """When the next attempt is due, such as "attempt in 5s"; empty where there is none."""
+    if not stamp.seconds:
+        return ""
+    passed = age(stamp, now)
+    return f"attempt in {passed[1:]}" if passed.startswith("-") else "attempt now"
+
+
 def bytes_(count: int) -> str:
     """A size in the largest binary unit that fits."""
     size = float(count)
@@ -67,9 +75,9 @@ def amount(value: job_pb2.Progress) -> str:
     return f"{value.completed:,}{total} {value.unit}".strip()
 
 
-def _last_word(job: job_pb2.Job) -> str:
+def _detail(job: job_pb2.Job) -> str:
     if is_terminal(job):
-        return str(job.error.message)
+        return last_word(job)
     return progress(job.progress)
 
 
@@ -78,6 +86,39 @@ def placement(value: job_pb2.Placement) -> str:
     reasons = [reason.message or str(reason.code) for reason in value.waiting_reasons]
     ahead = [f"{value.approximate_position} ahead"] if value.approximate_position else []
     return "; ".join(ahead + reasons)
+
+
+def failure_class(value: int) -> str:
+    """Such as CRASH; a number where this release does not know it."""
+    try:
+        name = job_pb2.FailureClass.Name(job_pb2.FailureClass.ValueType(value))
+    except ValueError:
+        return str(value)
+    return name.removeprefix("FAILURE_CLASS_")
+
+
+def failures(counts: job_pb2.FailureCounts) -> str:
+    """What has failed and how much of it is allowed, such as "errors 1 of 4, crashes 3 of 3"."""
+    pairs = (
+        ("errors", counts.attempts, counts.maximum_attempts),
+        ("crashes", counts.crashes, counts.maximum_crashes),
+        ("out of memory", counts.out_of_memory, counts.maximum_out_of_memory),
+        ("interruptions", counts.interruptions, counts.maximum_interruptions),
+    )
+    return ", ".join(f"{name} {used} of {most}" for name, used, most in pairs if used)
+
+
+def headline(message: str) -> str:
+    """The first line of a message, at most 200 characters of it."""
+    first = message.partition("\n")[0]
+    return first if len(first) <= 200 and first == message else f"{first[:200]} …"
+
+
+def last_word(job: job_pb2.Job) -> str:
+    """Why a job ended, with what was used up where that ended it."""
+    if job.state != job_pb2.JOB_STATE_DEAD_LETTERED or not job.HasField("failure_counts"):
+        return str(job.error.message)
+    return f"{job.error.message} ({failures(job.failure_counts)})"
 
 
 def _rate(value: float) -> str:
@@ -97,8 +138,7 @@ def _cause(job: job_pb2.Job) -> str:
     """How the last attempt ended; a sample comes without attempts."""
     if not job.attempts:
         return NONE
-    name = job_pb2.FailureClass.Name(job.attempts[-1].failure_class)
-    return name.removeprefix("FAILURE_CLASS_")
+    return failure_class(job.attempts[-1].failure_class)
 
 
 def _redrive_state(redrive: queue_service_pb2.Redrive) -> str:
@@ -115,7 +155,7 @@ JOB: Columns[job_pb2.Job] = (
     ("QUEUE", lambda job: job.spec.queue or NONE),
     ("STATE", lambda job: state_name(job.state)),
     ("AGE", lambda job: age(job.create_time)),
-    ("DETAIL", _last_word),
+    ("DETAIL", _detail),
 )
 DEAD_LETTER: Columns[job_pb2.Job] = (
     ("ID", lambda job: job.job_id),
@@ -124,7 +164,7 @@ DEAD_LETTER: Columns[job_pb2.Job] = (
     ("RUN", lambda job: str(job.run)),
     ("CAUSE", _cause),
     ("ENDED", lambda job: age(job.end_time)),
-    ("DETAIL", _last_word),
+    ("DETAIL", _detail),
 )
 REDRIVE: Columns[queue_service_pb2.Redrive] = (
     ("ID", lambda redrive: redrive.redrive_id),

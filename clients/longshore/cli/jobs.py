@@ -156,6 +156,8 @@ def _show_details(output: Output, response: job_service_pb2.StatusResponse) -> N
         "waits": columns.placement(response.placement),
         "progress": columns.progress(job.progress),
         "age": columns.age(job.create_time),
+        "next": columns.due(job.next_attempt_time),
+        "failures": columns.failures(job.failure_counts),
         "error": job.error.message,
         "result": job.result.value,
     }
@@ -178,8 +180,9 @@ def _artifact(name: str, ref: job_pb2.PayloadRef) -> str:
 
 def _attempt(attempt: job_pb2.Attempt, outcome: str) -> str:
     """Where it ran and how it failed; not in words where the job ended with the same ones."""
-    failure = job_pb2.FailureClass.Name(attempt.failure_class).removeprefix("FAILURE_CLASS_")
-    why = f": {attempt.error.message}" if attempt.error.message not in ("", outcome) else ""
+    failure = columns.failure_class(attempt.failure_class)
+    said = attempt.error.message
+    why = f": {columns.headline(said)}" if said not in ("", outcome) else ""
     parts = [
         f"{attempt.number} on {attempt.worker_id or 'no worker'}",
         ", ".join(attempt.devices),

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from longshore.aio import AsyncClient
-from longshore.cli.columns import placement, progress
+from longshore.cli.columns import failure_class, headline, last_word, placement, progress
 from longshore.cli.output import Output, to_json
 from longshore.cli.session import exit_status
 from longshore.errors import LongshoreError
@@ -100,7 +100,7 @@ class Bars:
             total=1.0 if known else None,
             completed=1.0 if is_terminal(job) else job.progress.fraction,
             state=state_name(job.state),
-            text=job.error.message if is_terminal(job) else progress(job.progress),
+            text=_newest(job, event),
         )
         if is_terminal(job):
             self._bars.stop_task(row)
@@ -114,7 +114,8 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
             return [" ".join([state, placement(event.snapshot.placement)]).strip()]
         case "state_change":
             change = event.state_change
-            return [f"{state_name(change.to_state)} {change.reason}{_ordered(change)}"]
+            told = f"{_ordered(change)}{_failed(change)}{_next(event)}"
+            return [f"{state_name(change.to_state)} {change.reason}{told}"]
         case "progress":
             return [f"{state} {progress(event.progress)}"]
         case "log_chunk":
@@ -123,7 +124,7 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
             gap = event.gap
             return [f"events {gap.first_sequence} to {gap.last_sequence} are gone: {gap.reason}"]
         case "terminal":
-            return [" ".join([f"ended {state}", job.error.message]).strip()]
+            return [" ".join([f"ended {state}", last_word(job)]).strip()]
     return []
 
 
@@ -133,6 +134,33 @@ def _ordered(change: watch_pb2.StateChange) -> str:
         return ""
     why = f": {change.order.reason}" if change.order.reason else ""
     return f" by {change.order.actor}{why}"
+
+
+def _failed(change: watch_pb2.StateChange) -> str:
+    """How the attempt failed; its class where the reason is another word."""
+    if not change.failure_class:
+        return ""
+    name = failure_class(change.failure_class)
+    kind = "" if name == change.reason else f" ({name})"
+    return f"{kind}: {headline(change.error.message)}"
+
+
+def _next(event: Event) -> str:
+    """When another attempt follows, counted from the event: no clock of ours is asked."""
+    change = event.state_change
+    if not change.HasField("next_attempt_time"):
+        return ""
+    pause = change.next_attempt_time.ToDatetime() - event.event_time.ToDatetime()
+    return f"; next attempt in {max(0.0, pause.total_seconds()):.3g} s"
+
+
+def _newest(job: job_pb2.Job, event: Event) -> str:
+    """What is worth a look beside the bar of a job."""
+    if is_terminal(job):
+        return last_word(job)
+    if event.state_change.will_retry:
+        return f"{event.state_change.reason}{_failed(event.state_change)}{_next(event)}"
+    return progress(job.progress)
 
 
 def display(output: Output) -> Display:

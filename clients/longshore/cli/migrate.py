@@ -26,6 +26,7 @@ def migrate(
 
 def _run(store: str) -> tuple[int, str]:
     """The exit status, and what to say."""
+    status: int
     try:
         opening = importlib.import_module("longshore_store.opening")
     except ImportError as error:
@@ -33,5 +34,5 @@ def _run(store: str) -> tuple[int, str]:
             f"`longshore migrate` needs more than the client ({error}):"
             " pip install 'longshore[server]'"
         )
-    done, line = opening.run_migration(store)
-    return (0, line) if done else (2, f"longshore migrate: {line}")
+    status, line = opening.run_migration(store)
+    return status, f"longshore migrate: {line}" if status else line

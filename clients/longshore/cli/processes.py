@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 
@@ -17,6 +18,8 @@ def scheduler() -> None:
 
 
 def _main(module: str, name: str, extra: str) -> None:
+    # gRPC's core repeats on standard error what is said in one line; it looks when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         entry = importlib.import_module(module)
     except ImportError as error:

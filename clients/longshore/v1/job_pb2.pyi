@@ -818,6 +818,7 @@ class Job(_message.Message):
     LATEST_SEQUENCE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """A UUIDv7, given by the server."""
     state: Global___JobState.ValueType
@@ -872,6 +873,10 @@ class Job(_message.Message):
     def failure_counts(self) -> Global___FailureCounts:
         """What has failed in this run; unset while nothing has."""
 
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next attempt is due; while RETRYING."""
+
     def __init__(
         self,
         *,
@@ -891,10 +896,11 @@ class Job(_message.Message):
         latest_sequence: _builtins.int = ...,
         run: _builtins.int = ...,
         failure_counts: Global___FailureCounts | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "outcome", b"outcome", "progress", b"progress", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -22,6 +22,7 @@ MAX_REASON = 128
 # beyond what is kept.
 _WINDOW = 64 * 1024
 _TRACE_WINDOW = 256 * 1024
+_TRACE_LINE = 1024
 _MAX_VIOLATIONS = 100
 _MAX_FACTS = 32
 _OWN_FACTS = ("exception", "exit_code", "memory")
@@ -147,11 +148,16 @@ def _described(error: BaseException) -> Told:
     if isinstance(error, SystemExit):
         facts["exit_code"] = str(_exit_code(error))
     if failure_class is FailureClass.OUT_OF_MEMORY:
-        facts["memory"] = "device" if _DEVICE_MEMORY.search(text) else "host"
+        facts["memory"] = _memory(text)
     message = said if isinstance(error, TaskError) else text
     # Ours first: what is beyond the bound of facts is left out.
     pairs = sorted(facts.items(), key=lambda fact: fact[0] not in _OWN_FACTS)
     return Told(failure_class, code, reason, message, tuple(pairs), violations, trace(error))
+
+
+def _memory(text: str) -> str:
+    """Which memory ran out: what the next attempt gets more of."""
+    return "device" if _DEVICE_MEMORY.search(text) or "CUDA" in text else "host"
 
 
 def _said(error: BaseException) -> str:
@@ -211,10 +217,17 @@ def trace(error: BaseException) -> str:
     _hide_our_frames(formatted)
     text = "".join(formatted.format())
     cut = len(text) > _TRACE_WINDOW
-    data = _storable(scrub(text[-_TRACE_WINDOW:]))
+    # Scrubbed before it is cut: half a secret looks like none.
+    lines = scrub(text[-_TRACE_WINDOW:]).split("\n")
+    data = _storable("\n".join(map(_shortened, lines)))
     if len(data) <= MAX_TRACEBACK and not cut:
         return data.decode()
     return "…\n" + data[-MAX_TRACEBACK + 4 :].decode("utf-8", "ignore")
+
+
+def _shortened(line: str) -> str:
+    """A line of a traceback: a message without end must not push the frames out."""
+    return line if len(line) <= _TRACE_LINE else line[: _TRACE_LINE - 1] + "…"
 
 
 def _hide_our_frames(formatted: traceback.TracebackException) -> None:

@@ -21,13 +21,16 @@ _VALUE = (
     r"(?:[a-z]{0,2}\"(?:\\.|[^\"\\])*\"|[a-z]{0,2}'(?:\\.|[^'\\])*'"
     r"|\\{1,3}[\"'][^\"'\s]*[\"']|[^\s&,;)}\]]+)"
 )
-_KEY_LINES = 200  # the longest keys have 100 lines; who never ends one loses no more than these
+_KEY_BEGINS = re.compile("-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY")
+_KEY_BODY = re.compile(r"[\s|]*(?:[A-Za-z0-9+/=]*|(?:Proc-Type|DEK-Info): .*)\s*")
 _FLAGS = re.IGNORECASE | re.DOTALL
 _PATTERNS = (
-    # Up to its end, or to the end of what is there of it: the rest of a text that was cut.
+    # Up to its end; of one that was cut, all that may be part of it.
     (
         re.compile(
-            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*-----|\Z)", re.DOTALL
+            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?:.{0,8192}?-----END [A-Z0-9 ]{0,60}-----"
+            r"|[\w\s+/=:,|\\-]*)",
+            re.DOTALL,
         ),
         HIDDEN,
     ),
@@ -47,7 +50,13 @@ _PATTERNS = (
         ),
         rf"\1{HIDDEN}",
     ),
-    (re.compile(r"\b(bearer|basic)\s{1,4}[\w.~+/=-]{8,}", _FLAGS), rf"\1 {HIDDEN}"),
+    # Not the words of a sentence: those have small letters only.
+    (
+        re.compile(
+            r"\b(bearer|basic)\s{1,4}(?-i:(?=[a-z]{0,256}[A-Z0-9+/=]))[\w.~+/=-]{8,}", _FLAGS
+        ),
+        rf"\1 {HIDDEN}",
+    ),
     (re.compile(rf"({_NAME}[\w-]{{0,64}}{_IS}){_VALUE}", _FLAGS), rf"\1{HIDDEN}"),
     (
         re.compile(rf"((?<![\w-])--[\w-]{{0,64}}{_NAME}[\w-]{{0,64}}\s{{1,4}}){_VALUE}", _FLAGS),
@@ -84,16 +93,16 @@ def scrub_fact(name: str, value: str) -> str:
 class LineScrubber:
     """Scrubs what comes line by line: a private key is printed in many of them."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_inside",)
 
     def __init__(self) -> None:
-        self._left = 0
+        self._inside = False
 
     def scrub(self, line: str) -> str:
-        """The line with each secret hidden; a line inside of a private key is hidden whole."""
-        if self._left and "PRIVATE KEY" not in line:
-            self._left -= 1
+        """The line with each secret hidden; one inside of a private key is hidden whole."""
+        if self._inside and _KEY_BODY.fullmatch(line):
             return HIDDEN
-        opened = line.rfind("-----BEGIN ") > line.rfind("-----END ")
-        self._left = _KEY_LINES if opened and "PRIVATE KEY" in line else 0
+        self._inside = line.rfind("-----BEGIN ") > line.rfind("-----END ") and bool(
+            _KEY_BEGINS.search(line)
+        )
         return scrub(line)

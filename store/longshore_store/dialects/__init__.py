@@ -12,9 +12,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
+from sqlalchemy import URL, FromClause, Insert, Select, Table, make_url
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import FromClause, Insert, Select, Table, make_url
 from sqlalchemy.exc import ArgumentError
+
+from longshore_store.model import StoreUnavailable
+
+_REMEDY = (
+    "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE,"
+    " with %XX for special characters"
+)
 
 Kind = Literal["text", "int"]
 Row = Sequence[Any]
@@ -24,6 +31,10 @@ S = TypeVar("S")
 
 class StoreLocked(Exception):
     """Another process has this embedded database open; the message names the file."""
+
+
+class UnusableUrl(ValueError):
+    """The URL of the store is none, or none for this command; the message holds no password."""
 
 
 class Rowset:
@@ -74,9 +85,9 @@ class Dialect(Protocol):
     where: str
     """The database as people know it, without its password: for messages."""
 
-    def obstacle(self, error: Exception) -> str | None:
-        """What keeps the database from being opened, and what to do; None where the error says
-        nothing about that."""
+    def obstacle(self, error: Exception) -> StoreUnavailable | None:
+        """What keeps the database from being opened, and what to do: StoreRefused where waiting
+        mends nothing; None where the error says nothing about that."""
 
     async def transact(self, work: Work[T]) -> T:
         """Runs `work` in one transaction of the one writer and commits it."""
@@ -158,25 +169,47 @@ def make_dialect(url: str, *, deadline: float | None = 15.0) -> Dialect:
     deadline: seconds for one statement, where a server could hang; None is as long as it takes.
 
     Raises:
-        ValueError: it is neither.
+        UnusableUrl: it is neither.
+    """
+    parsed = parse_url(url)
+    # Imported where it is chosen: the other driver would cost a fifth of a second at every start.
+    if parsed.drivername == "sqlite":
+        from longshore_store.dialects.sqlite import SqliteDialect  # noqa: PLC0415
+
+        return SqliteDialect(parsed.database or "")
+    from longshore_store.dialects.postgres import PostgresDialect  # noqa: PLC0415
+
+    return PostgresDialect(parsed, deadline)
+
+
+def parse_url(url: str) -> URL:
+    """A URL of a store, taken apart; its `drivername` is "sqlite" or "postgresql+asyncpg".
+
+    Raises:
+        UnusableUrl: it is neither.
     """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # which may quote a password
-        raise ValueError(
-            "the URL of the store cannot be read: write sqlite:///PATH or"
-            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for special characters"
-        ) from None
-    # Imported where it is chosen: the other driver would cost a fifth of a second at every start.
+        raise UnusableUrl(f"the URL of the store cannot be read: {_REMEDY}") from None
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
-        from longshore_store.dialects.sqlite import SqliteDialect  # noqa: PLC0415
-
-        return SqliteDialect(parsed.database or "")
+        return parsed.set(drivername="sqlite")
     if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
-        from longshore_store.dialects.postgres import PostgresDialect  # noqa: PLC0415
+        return parsed.set(drivername="postgresql+asyncpg")
+    raise UnusableUrl(f"store {parsed.drivername!r} is neither sqlite nor postgresql: {_REMEDY}")
 
-        return PostgresDialect(parsed.set(drivername="postgresql+asyncpg"), deadline)
-    raise ValueError(f"store {parsed.drivername!r} is neither sqlite nor postgresql")
+
+def require_shared(url: str) -> None:
+    """Refuses a store that one process has to itself, for a command that is one of several.
+
+    Raises:
+        UnusableUrl: it is SQLite, or no URL of a store.
+    """
+    if parse_url(url).drivername == "sqlite":
+        raise UnusableUrl(
+            "SQLite is for one process, and this is one of several: give the URL of a Postgres,"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or run `longshore up`"
+        )
 
 
 def upsert(insert: Any, key: Sequence[str], changes: Mapping[str, Any]) -> Any:

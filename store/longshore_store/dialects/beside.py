@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import URL, Select, StaticPool, create_engine, func, make_url, select
+from sqlalchemy import URL, Select, StaticPool, create_engine, func, select
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from longshore_store.dialects import Row
+from longshore_store.dialects import Row, parse_url
 from longshore_store.model import StoreUnavailable
 
 STATEMENT_DEADLINE = 600.0
@@ -41,21 +41,12 @@ def read_beside(url: str) -> Beside:
     """Reads sqlite:///PATH or postgresql://..., which is connected to by the first query.
 
     Raises:
-        ValueError: it is neither.
+        UnusableUrl: it is neither.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError(
-            "the URL of the store is neither sqlite:///PATH nor postgresql://..."
-        ) from None
-    match parsed.get_backend_name():
-        case "sqlite":
-            return FileBeside(Path(parsed.database or ""))
-        case "postgresql" | "postgres":
-            return ServerBeside(parsed.set(drivername="postgresql+asyncpg"))
-        case name:
-            raise ValueError(f"store {name!r} is neither sqlite nor postgresql")
+    parsed = parse_url(url)
+    if parsed.drivername == "sqlite":
+        return FileBeside(Path(parsed.database or ""))
+    return ServerBeside(parsed)
 
 
 class FileBeside:
@@ -107,6 +98,7 @@ class ServerBeside:
     """A database of a Postgres server, in a session that cannot write."""
 
     def __init__(self, url: URL) -> None:
+        self._url = url
         settings = {"default_transaction_read_only": "on", "plan_cache_mode": "force_custom_plan"}
         self._engine = create_async_engine(
             url,
@@ -127,7 +119,7 @@ class ServerBeside:
             async with self._engine.connect() as connection:
                 return cast("Sequence[Row]", (await connection.execute(query, params)).all())
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(_reason(error)) from error
+            raise self._obstacle(error) from error
 
     async def now_us(self) -> int:
         """See Beside."""
@@ -137,6 +129,14 @@ class ServerBeside:
     async def close(self) -> None:
         """See Beside."""
         await self._engine.dispose()
+
+    def _obstacle(self, error: Exception) -> StoreUnavailable:
+        # Imported here: a file needs no driver of Postgres.
+        from longshore_store.dialects.postgres import obstacle, where  # noqa: PLC0415
+
+        return obstacle(self._url, error) or StoreUnavailable(
+            f"{where(self._url)}: {_reason(error)}"
+        )
 
 
 def _reason(error: BaseException) -> str:

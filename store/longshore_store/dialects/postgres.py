@@ -25,16 +25,23 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from longshore_store.dialects import Built, Connection, Kind, Row, Rowset, T, Work
+from longshore_store.model import StoreRefused, StoreUnavailable
 
-READERS = 4
+# All kept open: one beyond a smaller number would connect anew each time.
+READERS = 8
 CONNECT_DEADLINE = 5.0
+STALLED_MS = 5000
+"""How long a process may be silent in the middle of a transaction. One that is paused there, or
+whose machine is gone, holds the leader's row, and nobody could take over."""
+
 _TURN = 7_260_331  # any number, the same in every process
 # A prepared statement would keep the plan it got for a few rows, or while the tables were empty;
 # planned each time, a batch of leases takes 35 us a job instead of 350, and one alone no longer.
 _PLANNING = {"plan_cache_mode": "force_custom_plan"}
 
-# First match first: a TimeoutError is an OSError.
-_OBSTACLES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+_Kinds = tuple[type[BaseException], ...]
+
+_REFUSED: tuple[tuple[_Kinds, str], ...] = (
     (
         (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
         "the user or the password is refused; see the URL of the store, and pg_hba.conf",
@@ -47,8 +54,18 @@ _OBSTACLES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (asyncpg.InsufficientPrivilegeError,),
         "the user may not do that; let it make tables there: GRANT CREATE ON SCHEMA public",
     ),
+    (
+        (asyncpg.UndefinedTableError,),
+        "it has no tables of Longshore; correct the URL of the store, or start a server on it",
+    ),
+)
+"""What waiting does not mend, and what to do."""
+
+# First match first: a TimeoutError is an OSError.
+_AWAY: tuple[tuple[_Kinds, str], ...] = (
     ((asyncpg.CannotConnectNowError,), "the database starts or stops; try again in a moment"),
     ((asyncpg.TooManyConnectionsError,), "the database has no connection left; raise its limit"),
+    ((asyncpg.DiskFullError,), "its disk is full; make room"),
     (
         (TimeoutError,),
         "no answer in time; see that the address is right, and whether a migration is under way",
@@ -58,7 +75,21 @@ _OBSTACLES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 )
 
 
-def _where(url: URL) -> str:
+def obstacle(url: URL, error: Exception) -> StoreUnavailable | None:
+    """What keeps the database of a URL from being used; see Dialect."""
+    wrapped = getattr(error, "orig", None)
+    cause = (wrapped and wrapped.__cause__) or wrapped or error
+    reason = str(cause).partition("\n")[0][:200]
+    for obstacles, kind in ((_REFUSED, StoreRefused), (_AWAY, StoreUnavailable)):
+        for causes, remedy in obstacles:
+            if isinstance(cause, causes):
+                why = f"{remedy} ({type(cause).__name__}{reason and f': {reason}'})"
+                return kind(f"{where(url)}: {why}")
+    return None
+
+
+def where(url: URL) -> str:
+    """The database as people know it, without its password."""
     host = url.host or url.query.get("host") or "its default host"
     return (
         f"database {url.database or 'by default'!r} at {host}, port {url.port or 5432},"
@@ -74,14 +105,18 @@ class PostgresDialect(Built):
 
     def __init__(self, url: URL, deadline: float | None) -> None:
         super().__init__()
-        self.where = _where(url)
+        self.where = where(url)
+        self._url = url
         # A hung server must not hang a caller: each statement has a deadline, and a dead
         # connection is noticed when it is taken from the pool.
         options: dict[str, Any] = {
             "connect_args": {
                 "command_timeout": deadline,
                 "timeout": CONNECT_DEADLINE,
-                "server_settings": _PLANNING,
+                "server_settings": {
+                    **_PLANNING,
+                    "idle_in_transaction_session_timeout": str(STALLED_MS),
+                },
             },
             "pool_pre_ping": True,
             "pool_timeout": 5,
@@ -89,17 +124,11 @@ class PostgresDialect(Built):
         }
         self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
         self._reader = create_async_engine(
-            url, pool_size=READERS, max_overflow=READERS, isolation_level="AUTOCOMMIT", **options
+            url, pool_size=READERS, max_overflow=0, isolation_level="AUTOCOMMIT", **options
         )
 
-    def obstacle(self, error: Exception) -> str | None:
-        wrapped = getattr(error, "orig", None)
-        cause = (wrapped and wrapped.__cause__) or wrapped or error
-        reason = str(cause).partition("\n")[0][:200]
-        for kinds, remedy in _OBSTACLES:
-            if isinstance(cause, kinds):
-                return f"{self.where}: {remedy} ({type(cause).__name__}{reason and f': {reason}'})"
-        return None
+    def obstacle(self, error: Exception) -> StoreUnavailable | None:
+        return obstacle(self._url, error)
 
     async def transact(self, work: Work[T]) -> T:
         async with self._writer.begin() as connection:

@@ -26,8 +26,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from longshore_store.dialects import Built, Connection, Kind, Row, Rowset, S, StoreLocked, T, Work
+from longshore_store.dialects import (
+    Built,
+    Connection,
+    Kind,
+    Row,
+    Rowset,
+    S,
+    StoreLocked,
+    T,
+    UnusableUrl,
+    Work,
+)
 from longshore_store.dialects.threads import Fixed, Threads
+from longshore_store.model import StoreRefused, StoreUnavailable
 
 READERS = 4
 _BOTH = ("busy_timeout = 5000", "temp_store = MEMORY")
@@ -51,7 +63,7 @@ class SqliteDialect(Built):
     def __init__(self, path: str) -> None:
         super().__init__()
         if path in ("", ":memory:"):
-            raise ValueError("the SQLite store needs a file: sqlite:///PATH")
+            raise UnusableUrl("the SQLite store needs a file: sqlite:///PATH")
         self._path = Path(path)
         self.where = f"file {path}"
         self._lock_fd: int | None = None
@@ -60,10 +72,11 @@ class SqliteDialect(Built):
         self._writer = Threads(self._path, self._fixed, 1, "store-writer", WRITER)
         self._readers = Threads(self._path, self._fixed, READERS, "store-reader", READER)
 
-    def obstacle(self, error: Exception) -> str | None:
+    def obstacle(self, error: Exception) -> StoreUnavailable | None:
         cause = getattr(error, "orig", None) or error
         if isinstance(cause, (sqlite3.DatabaseError, OSError)):
-            return f"{self.where}: cannot be used as a database ({type(cause).__name__}: {cause})"
+            why = f"cannot be used as a database ({type(cause).__name__}: {cause})"
+            return StoreRefused(f"{self.where}: {why}")
         return None
 
     async def transact(self, work: Work[T]) -> T:

@@ -10,6 +10,7 @@ import psutil
 
 from longshore.v1 import job_pb2
 from tests.faults.cluster.deployment import Deployment, kill, recovered, until
+from tests.faults.scale import SOAK
 
 _CUT = 2.0
 
@@ -20,7 +21,7 @@ async def test_row_12_a_lost_node_is_replaced_and_its_zombies_die(deployment: De
     zombies = [p for p in raylet.children(recursive=True) if _matters(p)]
     began = time.monotonic()
     kill(raylet.pid)
-    moved = []
+    moved: list[job_pb2.Job] = []
     async with asyncio.timeout(60):
         while not moved:  # two of the four ran there
             jobs = [(await deployment.client.status(g.id, timeout=30)).job for g, _ in gates]
@@ -79,3 +80,24 @@ def _matters(process: psutil.Process) -> bool:
 
 def _lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+async def test_row_12_a_raylet_that_is_stopped_for_long(deployment: Deployment) -> None:
+    """Ray gives the node up after a minute; for moments nothing happens, and nothing should."""
+    seconds = 90.0 if SOAK else 6.0
+    gates = [await deployment.gate(cpu=1.0) for _ in range(4)]
+    raylet = psutil.Process(deployment.raylet(1))
+    zombies = [p for p in raylet.children(recursive=True) if _matters(p)]
+    began = time.monotonic()
+    kill(raylet.pid, signal.SIGSTOP)
+    await asyncio.sleep(seconds)  # the length of the fault itself
+    worked = await deployment.work(20)
+    await deployment.results(worked)
+    kill(raylet.pid, signal.SIGCONT)
+    recovered(f"12 (raylet stopped for {seconds:.0f} s)", began + seconds)
+    if SOAK:
+        await until(lambda: not any(_lives(p) for p in zombies), 60.0)
+    for _, path in gates:
+        path.touch()
+    results = await deployment.results([g for g, _ in gates])
+    assert set(results) == ({1, 2} if SOAK else {1})
