@@ -25,10 +25,12 @@ from longshore_embedded.dev_data import DataFolder, PostgresFiles, Unusable, pre
 from longshore_embedded.main import EXIT_USAGE, MARK, QUIET
 from longshore_embedded.member import Member
 from longshore_embedded.processes import adopt_orphans, end_descendants, end_strays
+from longshore_store.settings import SettingsError, load_settings
 
 START_DEADLINE = 60.0
 _LOOK = 0.05
 _OBJECT_STORE_BYTES = 80 * 1024**2
+_NODE_GRACE = 2.0
 _ORPHAN_GRACE = 3.0
 _TRIES = 2
 """How often a member may be started until all is up: its port may be taken, its settings wrong."""
@@ -71,6 +73,9 @@ class DevCluster:
         self._ports = {name: free_port() for name in ("postgres", "redis", "ray")}
         self._folder = DataFolder(options.data)
         self.members: list[Member] = []
+        self.nodes: list[Member] = []
+        self.servers: list[Member] = []
+        self.schedulers: list[Member] = []
         self.store_url = f"postgresql://postgres@127.0.0.1:{self._ports['postgres']}/postgres"
         self.redis_url = f"redis://127.0.0.1:{self._ports['redis']}/0"
         self.ray_address = f"127.0.0.1:{self._ports['ray']}"
@@ -82,6 +87,10 @@ class DevCluster:
 
     async def __aenter__(self) -> Self:
         """Raises Unusable where it cannot run, TimeoutError where it does not come up in time."""
+        try:
+            load_settings(self._options.config)
+        except SettingsError as error:
+            raise Unusable(str(error)) from error
         self._folder.take()
         try:
             await self._start()
@@ -140,8 +149,12 @@ class DevCluster:
                 await asyncio.sleep(_LOOK)
 
     async def _stop(self) -> None:
-        for member in reversed(self.members):
-            await member.stop()
+        users = [*self.servers, *self.schedulers]
+        stores = [member for member in self.members if member not in (*users, *self.nodes)]
+        await asyncio.gather(*(member.stop() for member in users))
+        # A node waits half a minute for its workers; they are ended below, and jobs start again.
+        await asyncio.gather(*(node.stop(_NODE_GRACE) for node in self.nodes))
+        await asyncio.gather(*(member.stop() for member in stores))
         await asyncio.to_thread(end_descendants, _ORPHAN_GRACE)
         self._folder.release()
 

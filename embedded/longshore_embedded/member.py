@@ -81,24 +81,26 @@ class Member:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, how)
 
-    async def down(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Ends it and leaves it ended until `start`."""
+    async def down(
+        self, how: signal.Signals = signal.SIGTERM, *, grace: float = _STOP_GRACE
+    ) -> None:
+        """Ends it and leaves it ended until `start`; SIGKILL after `grace` seconds."""
         self._wanted.clear()
         self.send(how)
         if self._process is not None:
-            await self._ended()
+            await self._ended(grace)
 
-    async def stop(self) -> None:
-        """Ends it for good; SIGKILL after half a minute."""
+    async def stop(self, grace: float = _STOP_GRACE) -> None:
+        """Ends it for good; SIGKILL after `grace` seconds."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        await self.down()
+        await self.down(grace=grace)
 
-    async def _ended(self) -> None:
+    async def _ended(self, grace: float) -> None:
         assert self._process is not None
         try:
-            await asyncio.wait_for(self._process.wait(), _STOP_GRACE)
+            await asyncio.wait_for(self._process.wait(), grace)
         except TimeoutError:
             self.send(signal.SIGKILL)
             await self._process.wait()

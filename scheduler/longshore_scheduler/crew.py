@@ -142,8 +142,10 @@ class Crew:
             worker.hear(self._term.store.now_us())
             if reply.reports:
                 worker.absorbing = True
-                batch = await self._absorber.absorb(worker, reply)
-                worker.absorbing = False
+                try:
+                    batch = await self._absorber.absorb(worker, reply)
+                finally:
+                    worker.absorbing = False
                 worker.count(len(batch.ended), len(batch.setbacks[Release]))
                 self._end_strays(worker, batch.strays)
             acknowledged = reply.last

@@ -47,9 +47,12 @@ class Swept(NamedTuple):
 
 @dataclass(slots=True)
 class _Clocks:
-    """When a chore was done last, by the scheduler's clock."""
+    """When a chore was done last, by the scheduler's clock.
 
-    swept_us: int | None = None
+    swept_us: by the store's; before the first sweep, when the term began.
+    """
+
+    swept_us: int
     published: float = float("-inf")
     orphans: float = float("-inf")
     suspects: set[tuple[str, int]] = field(default_factory=set)
@@ -68,7 +71,7 @@ class Sweep:
         self._draining = Draining(term, crew, pools)
         self._forgotten = Forgotten(term, crew)
         self._redriving = Redriving(term)
-        self._clocks = _Clocks()
+        self._clocks = _Clocks(term.store.now_us())
         self.rounds = 0
         self._shown: frozenset[tuple[str, WorkerState]] | None = None
 
@@ -212,16 +215,19 @@ class Sweep:
         process itself did not run is not their silence: a step counts for at most two intervals,
         however long it was.
         """
-        settings, now_us = self._term.settings, self._term.store.now_us()
-        last_us, self._clocks.swept_us = self._clocks.swept_us, now_us
-        step_us = 0 if last_us is None else now_us - last_us
+        settings, store = self._term.settings, self._term.store
+        lease_us, now_us = settings.lease * 1e6, store.now_us()
+        step_us, self._clocks.swept_us = now_us - self._clocks.swept_us, now_us
         excess_us = max(0, step_us - round(2e6 * settings.sweep_interval))
         for worker in self._term.roster:
             worker.excuse(step_us if worker.absorbing else excess_us, now_us)
-        silent = [w for w in self._term.roster if w.silent_us(now_us) > settings.lease * 1e6]
-        for worker in silent:
-            await self._crew.lose(worker, f"silent for {worker.silent_us(now_us) / 1e6:.0f} s")
-        return len(silent)
+        lost = 0
+        for worker in [w for w in self._term.roster if w.silent_us(now_us) > lease_us]:
+            silent_us = worker.silent_us(store.now_us())
+            if silent_us > lease_us:  # still: the one before it may have taken long
+                await self._crew.lose(worker, f"silent for {silent_us / 1e6:.0f} s")
+                lost += 1
+        return lost
 
     async def release_unheard(self, now: float) -> int:
         """Releases what was to be given up a lease ago, had not begun and was not answered for.
@@ -264,7 +270,8 @@ class Sweep:
         if held is None or held.fence != job.fence:
             return True
         # Its outcome was here and is not in the store, and nobody is left who could bring it.
-        gone = held.worker is None or held.worker.state is WorkerState.LOST
+        worker = held.worker
+        gone = worker is None or (worker.state is WorkerState.LOST and not worker.absorbing)
         return held.settled and gone
 
     async def _publish(self, now: float) -> None:

@@ -51,7 +51,9 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.set_threshold(50_000, 20, 100)  # thousands of small tuples come and go in every cycle
+    # Thousands of small tuples come and go in every cycle; what was imported never goes.
+    gc.set_threshold(50_000, 10, 10)
+    gc.freeze()
     try:
         asyncio.run(_until_told(serve))
     except (*REFUSALS, *refusals) as error:

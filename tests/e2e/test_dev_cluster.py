@@ -1,4 +1,4 @@
-"""`longshore dev-cluster` as a new user runs it: up, a job through each server, down, nothing left."""
+"""`longshore dev-cluster` as a new user runs it: up, a job through each server, nothing left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -25,19 +26,27 @@ def data() -> Iterator[Path]:
     """A folder that any user can reach: Postgres may not be root."""
     with tempfile.TemporaryDirectory(prefix="ls-dev-", dir="/tmp") as name:
         Path(name).chmod(0o755)
-        folder = Path(name) / LONG
-        yield folder
-        end_strays(f"{MARK}={folder}")  # of a test that failed
+        yield Path(name) / LONG
 
 
 class DevClusterProcess:
-    """The command, and what it has said."""
+    """The command, and what it has said; killed at the end, where it lives still."""
 
-    def __init__(self, data: Path, *options: str | Path) -> None:
+    def __init__(self, data: Path) -> None:
+        self._data = data
         self._log = data.with_name("said")
         with self._log.open("wb") as out:
-            command = [LONGSHORE, "dev-cluster", "--data", data, *options]
-            self.process = subprocess.Popen(command, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                [LONGSHORE, "dev-cluster", "--data", data], stdout=out, stderr=out
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
+            end_strays(f"{MARK}={self._data}")
 
     @property
     def said(self) -> str:
@@ -78,50 +87,44 @@ def refused(*options: str | Path) -> str:
     return done.stderr
 
 
-def test_it_runs_jobs_and_leaves_nothing(data: Path) -> None:
-    cluster = DevClusterProcess(data)
-    places = cluster.up()
-    assert "Warning" not in cluster.said
-    for target in (*places["servers"].split(), places["target"]):
-        payload = ("--payload", '{"value": "hello"}', "--wait")
-        assert "hello" in cli("--target", target, "submit", "echo", *payload)
-    assert "is in use by another `longshore dev-cluster`" in refused("--data", data)
-    assert cluster.process.poll() is None, "the first goes on"
-    pids = [cluster.process.pid, *descendants(cluster.process.pid)]
-    scratch = Path((data / "lock").read_text())
-    assert scratch.is_dir()
-    assert {path.name for path in Path(places["logs"]).iterdir()} >= {"postgres.log", "ray-0.log"}
-    assert cluster.end(signal.SIGTERM) == 0
-    gone(pids, 0)
-    assert not scratch.exists()
-
-
-def test_what_a_killed_one_leaves_is_removed_by_the_next(data: Path) -> None:
-    killed = DevClusterProcess(data)
-    killed.up()
-    left = descendants(killed.process.pid)
-    scratch = Path((data / "lock").read_text())
-    killed.end(signal.SIGKILL)
-    again = DevClusterProcess(data)
-    again.up()
-    gone(left, 5)
-    assert not scratch.exists()
-    assert again.end(signal.SIGINT) == 0
+def test_it_removes_what_a_killed_one_left_runs_jobs_and_leaves_nothing(data: Path) -> None:
+    with DevClusterProcess(data) as killed:
+        killed.up()
+        left = descendants(killed.process.pid)
+        left_scratch = Path((data / "lock").read_text())
+        killed.end(signal.SIGKILL)
+    with DevClusterProcess(data) as cluster:
+        places = cluster.up()
+        gone(left, 5)
+        assert not left_scratch.exists()
+        assert "Warning" not in cluster.said
+        for target in (*places["servers"].split(), places["target"]):
+            payload = ("--payload", '{"value": "hello"}', "--wait")
+            assert "hello" in cli("--target", target, "submit", "echo", *payload)
+        assert "is in use by another `longshore dev-cluster`" in refused("--data", data)
+        assert cluster.process.poll() is None, "the first goes on"
+        logs = {path.name for path in Path(places["logs"]).iterdir()}
+        assert logs >= {"postgres.log", "ray-0.log"}
+        pids = [cluster.process.pid, *descendants(cluster.process.pid)]
+        scratch = Path((data / "lock").read_text())
+        assert scratch.is_dir()
+        assert cluster.end(signal.SIGTERM) == 0
+        gone(pids, 0)
+        assert not scratch.exists()
 
 
 def test_told_to_stop_while_it_starts_it_leaves_nothing(data: Path) -> None:
-    cluster = DevClusterProcess(data)
-    until(lambda: (data / "logs" / "ray-0.log").exists())
-    pids = [cluster.process.pid, *descendants(cluster.process.pid)]
-    assert cluster.end(signal.SIGINT) == 0
-    gone(pids, 0)
+    with DevClusterProcess(data) as cluster:
+        until((data / "logs" / "ray-0.log").exists)
+        pids = [cluster.process.pid, *descendants(cluster.process.pid)]
+        assert cluster.end(signal.SIGINT) == 0
+        gone(pids, 0)
 
 
 def test_settings_that_cannot_be_used_are_said(data: Path) -> None:
     config = data.with_name("bad.toml")
     config.write_text('clutser = "a"')
     said = refused("--data", data, "--config", config)
-    assert "server-0 ends again and again" in said
     assert "bad.toml: clutser: no such setting" in said
 
 

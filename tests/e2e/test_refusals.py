@@ -275,8 +275,8 @@ def test_a_full_store_is_said_to_callers(postgres: LockedPostgres, tmp_path: Pat
     with running(tmp_path, *SERVER, "--store", url) as said:
         target = until(lambda: re.findall(r"listens on (\S+)", said()))[0]
         asked = refusal(LONGSHORE, "--target", target, "--timeout", "3", "submit", "echo")
-    assert "disk" in asked.line
-    assert asked.status == 5
+    assert "the disk of the store is full: nothing was stored; make room" in asked.line
+    assert asked.status == 4
     assert postgres.contents("crowded")["jobs"] == []
 
 

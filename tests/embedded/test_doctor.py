@@ -113,7 +113,7 @@ def test_a_database_in_use_is_examined_but_not_mended(data: Path) -> None:
         (("--store", "sqlite:///{data}/none.db"), 4, "none.db"),
         (("--store", "postgresql://127.0.0.1:1/x"), 4, "127.0.0.1"),
         (("--store", "mysql://h/x"), 2, "neither sqlite nor postgresql"),
-        (("--store", "no url"), 2, "neither sqlite"),
+        (("--store", "no url"), 2, "cannot be read"),
         (("--ray", "127.0.0.1:1"), 4, "127.0.0.1"),
     ],
     ids=["no file", "no server", "another database", "no URL", "no Ray"],

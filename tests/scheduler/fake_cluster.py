@@ -68,6 +68,7 @@ class FakeWorker:
         self.frozen = False
         self.obeys = True
         self.stops: list[float] = []
+        self.polls = 0
         self._reports: list[Report] = []
         self._last = 0
         self._changed = asyncio.Event()
@@ -92,6 +93,7 @@ class FakeWorker:
         self.report(Failed(job.job_id, job.fence, self.clock(), seconds, failure))
 
     async def poll(self, acknowledged: int, wait: float) -> PollReply:
+        self.polls += 1
         first = self._last - len(self._reports)
         del self._reports[: max(acknowledged - first, 0)]
         if not self._reports and self.alive and not self.frozen:

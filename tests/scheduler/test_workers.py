@@ -11,6 +11,7 @@ import pytest
 from longshore_cpu_workers.wire import (
     Assignment,
     Logged,
+    Progressed,
     Returned,
     Started,
     Succeeded,
@@ -242,6 +243,42 @@ async def test_what_a_worker_said_before_it_died_is_stored(
     assert (await harness.job(other)).state is not JobState.SUCCEEDED
 
 
+async def test_what_a_dead_worker_said_may_take_long_to_be_stored(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writes go together; one that is through does not make an orphan of the attempt."""
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await until(lambda: bool(harness.cluster.only().jobs))
+    worker = harness.cluster.only()
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    record_logs = harness.store.record_logs
+
+    async def slow(*arguments: Any) -> None:
+        writing.set()
+        await go_on.wait()
+        await record_logs(*arguments)
+
+    monkeypatch.setattr(harness.store, "record_logs", slow)
+    job = worker.assigned[0]
+    worker.report(
+        Logged(job.job_id, job.fence, harness.clock.seconds(), ("a line",)),
+        Progressed(job.job_id, job.fence, harness.clock.seconds(), "{}"),
+    )
+    worker.succeed(job)
+    await writing.wait()
+    worker.alive = False
+    await harness.submit(make_job())
+    await until(lambda: harness.cluster.created == 2)
+    for _ in range(3):
+        harness.clock.advance(6.0)
+        await harness.sweeps()
+    go_on.set()
+    (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
+    assert len(record.attempts) == 1
+
+
 async def test_a_refusal_that_comes_late_takes_nothing_from_the_next_attempt(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,3 +354,55 @@ async def test_an_attempt_that_its_worker_has_forgotten_is_released(harness: Har
         harness.clock.advance(31.0)
     (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
     assert [a.failure_class for a in job.attempts] == [6, 0]
+
+
+async def test_who_is_heard_while_another_one_is_mourned_stays(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await harness.launch(make_settings(pools=TWO, lease=1.0))
+    workers = harness.cluster.alive
+    mourning, go_on = asyncio.Event(), asyncio.Event()
+    remove_workers = harness.store.remove_workers
+
+    async def slow(*arguments: Any) -> None:
+        mourning.set()
+        await go_on.wait()
+        await remove_workers(*arguments)
+
+    monkeypatch.setattr(harness.store, "remove_workers", slow)
+    for worker in workers:
+        worker.frozen = True
+    while not mourning.is_set():
+        harness.clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    polls = workers[1].polls
+    for worker in workers:
+        worker.thaw()
+    await until(lambda: workers[1].polls > polls)
+    go_on.set()
+    await harness.sweeps()
+    assert [worker.alive for worker in workers] == [False, True]
+
+
+async def test_a_leader_that_did_not_run_before_its_first_sweep_loses_nobody(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await harness.launch(keep_workers=True)
+    await first.stop(0.0)
+    worker = harness.cluster.only()
+    sweeping, go_on = asyncio.Event(), asyncio.Event()
+    next_due_us = harness.store.next_due_us
+
+    async def slow() -> int | None:
+        sweeping.set()
+        await go_on.wait()
+        return await next_due_us()
+
+    monkeypatch.setattr(harness.store, "next_due_us", slow)
+    await harness.launch(keep_workers=True)
+    await sweeping.wait()
+    worker.frozen = True
+    harness.clock.advance(3600.0)
+    go_on.set()
+    await harness.sweeps()
+    assert worker.alive

@@ -58,15 +58,6 @@ async def test_a_submit_with_a_key_is_one_job(yard: Yard) -> None:
     assert (await yard.read(first.id)).sequence == 1
 
 
-async def test_a_submit_that_is_repeated_as_it_is_is_one_job(yard: Yard) -> None:
-    job = new_job()
-    with pytest.raises(StoreUnavailable):
-        await twice(yard.store, lambda: yard.store.submit_jobs([job]))
-    assert await yard.state(job.id) is JobState.QUEUED
-    [queue] = [q for q in await yard.store.list_queues() if q.name == job.queue] or [None]
-    assert queue is None or queue.waiting == 1
-
-
 async def test_a_lease_stays_and_is_not_granted_again(yard: Yard) -> None:
     job_id = await yard.submit()
     lease = [Lease(job_id, 0, "w1")]
