@@ -180,9 +180,9 @@ class World:
         """Without a change of leaders, which would mend what has to mend without one."""
         self.clock.advance(seconds)
         for scheduler in self.schedulers:
-            if scheduler._led is not None:
+            if (led := scheduler._led) is not None:
                 await scheduler._leadership._ask()
-                scheduler._led.term.chores.set()
+                led.term.chores.set()
 
     async def jobs(self) -> list[JobRecord]:
         jobs = await self.store.list_jobs(JobQuery(limit=10_000), full=True)
