@@ -125,6 +125,8 @@ class DevCluster:
             await self._until_listening(member, port)
         for node in self.nodes[1:]:
             await node.start()
+        for node in self.nodes:  # before there is work, or all of it goes to the first
+            await self._until_said(node, "Ray runtime started")
         await self.servers[0].start()  # one makes the tables, the others find them
         await self._until_listening(self.servers[0], _port_of(self.targets[0]))
         for member in (*self.servers[1:], *self.schedulers):
@@ -137,6 +139,12 @@ class DevCluster:
         async with asyncio.timeout(START_DEADLINE):
             # One that has ended need not be who listens there.
             while not (member.pid and await _listens(port)):
+                _require_steady(member)
+                await asyncio.sleep(_LOOK)
+
+    async def _until_said(self, member: Member, words: str) -> None:
+        async with asyncio.timeout(START_DEADLINE):
+            while not member.has_said(words):
                 _require_steady(member)
                 await asyncio.sleep(_LOOK)
 

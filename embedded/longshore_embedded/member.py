@@ -68,6 +68,10 @@ class Member:
         lines = [line for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else "(nothing)"
 
+    def has_said(self, words: str) -> bool:
+        """True once these words are in its log."""
+        return self.log.exists() and words in self.log.read_text(errors="replace")
+
     async def start(self) -> None:
         """Starts it, and starts it again whenever it ends, until `stop`."""
         self._wanted.set()

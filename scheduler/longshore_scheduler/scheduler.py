@@ -27,6 +27,7 @@ from longshore_store.store import Store
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
+_LONGEST_CLUSTER_PAUSE = 3.0  # a try is cheap, and jobs wait
 
 
 class Scheduler:
@@ -213,7 +214,7 @@ class Scheduler:
             except ConnectionError as error:
                 _log.warning("%s; trying again in %.1f s", error, pause)
                 await term.pause(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, _LONGEST_CLUSTER_PAUSE)
             except Exception:  # noqa: BLE001 - whatever keeps it away, jobs are accepted meanwhile
                 _log.exception("the cluster does not start, trying again in %.1f s", pause)
                 await term.pause(pause)

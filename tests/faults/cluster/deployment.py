@@ -97,8 +97,24 @@ class Deployment:
         """The raylet's process."""
         pid = self.cluster.nodes[node].pid
         assert pid is not None
-        (raylet,) = [p.pid for p in psutil.Process(pid).children() if p.name() == "raylet"]
+        (raylet,) = self._raylets(pid)
         return raylet
+
+    @staticmethod
+    def _raylets(pid: int) -> list[int]:
+        with suppress(psutil.NoSuchProcess):
+            return [p.pid for p in psutil.Process(pid).children() if p.name() == "raylet"]
+        return []
+
+    async def spread(self) -> None:
+        """Sees to it that both nodes have a worker: a lost node leaves them all on the other."""
+        workers = await self.client.workers(timeout=DEADLINE)
+        if len({worker.node for worker in workers}) < len(self.cluster.nodes):
+            kill(workers[0].pid)
+            await until(lambda: not psutil.pid_exists(workers[0].pid))
+            async with asyncio.timeout(DEADLINE):
+                while len({w.node for w in await self.client.workers()}) < 2:
+                    await asyncio.sleep(0.1)
 
     async def until_whole(self) -> None:
         """Waits until every member runs, somebody leads, and every worker is ready."""
@@ -108,7 +124,8 @@ class Deployment:
             await asyncio.sleep(0.1)
 
     async def _is_whole(self) -> bool:
-        if any(member.pid is None for member in self.cluster.members):
+        pids = [member.pid for member in self.cluster.members]
+        if not all(pids) or not all(self._raylets(n.pid or 0) for n in self.cluster.nodes):
             return False
         with suppress(LongshoreError):
             (pool,) = await self.client.pools(timeout=5.0)

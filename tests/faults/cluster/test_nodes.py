@@ -11,11 +11,13 @@ import psutil
 from longshore.v1 import job_pb2
 from tests.faults.cluster.deployment import Deployment, kill, recovered, until
 from tests.faults.scale import SOAK
+from tests.soak.chaos import led_at
 
 _CUT = 2.0
 
 
 async def test_row_12_a_lost_node_is_replaced_and_its_zombies_die(deployment: Deployment) -> None:
+    await deployment.spread()
     gates = [await deployment.gate(cpu=1.0) for _ in range(4)]  # both workers are full
     raylet = psutil.Process(deployment.raylet(1))
     zombies = [p for p in raylet.children(recursive=True) if _matters(p)]
@@ -43,15 +45,19 @@ async def test_row_13_submits_and_watches_go_on_without_rays_head(deployment: De
         if p.name() == "gcs_server"
     ]  # fmt: skip
     (first,) = await deployment.work(1)
-    events = first.watch()
+    events, led = first.watch(), led_at(deployment.leader.log)
+    workers = set(await deployment.worker_pids())
     began = time.monotonic()
     kill(gcs[0].pid)
     queued = await deployment.work(20)
     kinds = [event.WhichOneof("event") async for event in events]
     assert kinds[0] == "snapshot"
     assert kinds[-1] == "terminal"
+    await deployment.new_leader(led)  # the one before ends with its cluster
+    queued += await deployment.work(20)
     await deployment.results(queued)
     recovered("13", began)
+    assert workers.isdisjoint(await deployment.worker_pids()), "the pools are made anew"
 
 
 async def test_row_24_a_worker_that_is_cut_off_for_moments_keeps_its_lease(
@@ -85,7 +91,8 @@ def _lives(process: psutil.Process) -> bool:
 async def test_row_12_a_raylet_that_is_stopped_for_long(deployment: Deployment) -> None:
     """Ray gives the node up after a minute; for moments nothing happens, and nothing should."""
     seconds = 90.0 if SOAK else 6.0
-    gates = [await deployment.gate(cpu=1.0) for _ in range(4)]
+    await deployment.spread()
+    gates = [await deployment.gate(cpu=0.75) for _ in range(4)]  # two a worker, and room left
     raylet = psutil.Process(deployment.raylet(1))
     zombies = [p for p in raylet.children(recursive=True) if _matters(p)]
     began = time.monotonic()
