@@ -30,7 +30,10 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 CHECKS := check-lint check-format check-types check-imports check-protos check-breaking check-layout
 TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup demo test check proto bench soak lock clean $(CHECKS) $(VENV)/descriptors.binpb
+# Side by side: the fault tests mostly wait for what they broke to heal.
+TESTS := test-faults test-others
+
+.PHONY: help setup demo test check proto bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,7 +45,7 @@ demo: setup ## Run the demo: a server, CPU and GPU jobs, all on this machine
 
 test: setup ## Everything that a change must pass: the checks, then all tests
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest --ignore=tests/layout
+	@$(MAKE) $(TOGETHER) $(TESTS)
 
 check: setup ## Lint, formatting, types, import directions, protos, layout; no other tests
 	@$(MAKE) $(TOGETHER) $(CHECKS)
@@ -99,7 +102,13 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.dependencies
 	@$(PY) -m compileall -q $(PACKAGES) # where PYTHONDONTWRITEBYTECODE is set, each start would compile it all
 	@touch $@
 
-# --- the checks, one by one ---
+# --- the tests, and the checks, one by one ---
+
+test-faults:
+	@$(PY) -m pytest tests/faults
+
+test-others:
+	@$(PY) -m pytest --ignore=tests/layout --ignore=tests/faults
 
 check-lint:
 	@$(BIN)/ruff check $(SOURCES)

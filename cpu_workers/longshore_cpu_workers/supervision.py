@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import signal
 import time
@@ -30,6 +31,7 @@ from longshore_cpu_workers.wire import (
     Succeeded,
 )
 
+_log = logging.getLogger(__name__)
 _LONG_HEAD = 0.05
 _MOST_BOUNCES = 3
 
@@ -255,7 +257,10 @@ class Supervision:
         self.changed.set()
 
     async def _bury(self, runner: Runner, code: int, held: list[Attempt]) -> None:
-        await runner.bury()
+        try:
+            await runner.bury()
+        except OSError:  # too many open files, say; its outcome must be told all the same
+            _log.exception("not all that runner %d has left may be gone", runner.pid)
         started = [attempt for attempt in held if attempt.stage is Stage.RUNNING]
         await asyncio.to_thread(self._delete_folders, started)
         failed_start = self.fleet.on_gone(runner)

@@ -14,6 +14,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longshore_embedded.machine import with_pools
 from longshore_embedded.main import MARK
@@ -72,7 +73,7 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             reading = asyncio.create_task(read_catalogue(self._settings.tasks))
-            stack.callback(reading.cancel)
+            stack.push_async_callback(_end, reading)
             store = await self._open_store(stack)
             await store.publish_tasks(await reading)
             # The last to start is the first to stop: no new work, then what runs, then the store.
@@ -119,6 +120,12 @@ class Service:
         if overflowing:
             lines.append(f"overflow_to is not served by this release: {', '.join(overflowing)}")
         print("\n".join(lines), flush=True)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancels it and waits: its child must be gone before the loop is."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def main() -> int:

@@ -98,6 +98,8 @@ class Crew:
             for info in infos:
                 if info.pool in term.pools:
                     self.welcome(info, term.pools[info.pool], answers=answers)
+                else:  # no longer declared: what it runs is released below, and must not go on
+                    self.tell(info.worker_id, term.cluster.kill_worker(info.worker_id))
 
     async def _forget_the_vanished(self) -> None:
         """Workers that only the store still knows of are none."""

@@ -294,9 +294,10 @@ class RayCluster:
 
     async def kill_worker(self, worker_id: str) -> None:
         """Kills the actor; its runners die with it."""
-        actor = self._actors.pop(worker_id, None)
+        actor = self._actors.get(worker_id)
         if actor is not None:
             await self._in_thread(lambda: self._ray.kill(actor))
+            self._actors.pop(worker_id, None)
 
     async def close(self) -> None:
         """Disconnects; a local cluster is gone afterwards, with its files."""

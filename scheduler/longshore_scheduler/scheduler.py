@@ -141,8 +141,9 @@ class Scheduler:
         try:
             if self._led is not None:
                 await self._led.wind_down(grace, keep_workers=self._keep_workers)
-        except StoreUnavailable as error:
-            _log.warning("stopped without telling the store all: %s", error)
+        except (StoreUnavailable, TimeoutError) as error:
+            why = str(error) or "it did not answer in time"
+            _log.warning("stopped without telling the store all: %s", why)
         finally:
             await self._leave()
 

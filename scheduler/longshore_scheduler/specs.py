@@ -5,8 +5,11 @@ Specs carry no payload, so thousands of jobs share the same bytes; the cache is 
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from longshore.sdk.resources import Retry, Timeouts
 from longshore.v1 import job_pb2
@@ -14,6 +17,7 @@ from longshore_cpu_workers.wire import InputRef
 from longshore_cpu_workers.wire import Needs as WireNeeds
 from longshore_store.needs import parse_needs
 
+_log = logging.getLogger(__name__)
 _RETRY = Retry()
 _TIMEOUTS = Timeouts()
 
@@ -40,8 +44,15 @@ class SpecFacts(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_spec(spec: bytes) -> SpecFacts:
-    """The facts of a serialized longshore.v1.JobSpec; what it leaves unset takes the defaults."""
-    message = job_pb2.JobSpec.FromString(spec)
+    """The facts of a serialized longshore.v1.JobSpec; what it leaves unset takes the defaults.
+
+    So does all of one that cannot be read: a single broken row must not stop the others.
+    """
+    try:
+        message = job_pb2.JobSpec.FromString(spec)
+    except DecodeError:
+        _log.exception("the spec of a job cannot be read; it runs with the defaults")
+        message = job_pb2.JobSpec()
     timeouts = message.timeouts
     return SpecFacts(
         attempt_timeout=_seconds(timeouts.attempt) if timeouts.HasField("attempt") else None,

@@ -270,6 +270,7 @@ _OUTAGE_SIGNS = (
     "database is locked",
     "connection",
     "timeout",
+    "unable to open",
 )
 
 

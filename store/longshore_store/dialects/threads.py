@@ -99,10 +99,14 @@ class Threads:
         known: ThreadConnection | None = getattr(self._own, "connection", None)
         if known is None:
             # Closed by another thread, once this one has ended.
-            raw = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            try:
+                raw = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            except sqlite3.Error as error:
+                raise _outward("open", error) from error
+            known = ThreadConnection(raw, self._fixed)
             for pragma in self._pragmas:
-                raw.execute(f"PRAGMA {pragma}")
-            known = self._own.connection = ThreadConnection(raw, self._fixed)
+                known.command(f"PRAGMA {pragma}")
+            self._own.connection = known
             self._open.append(known)
         return known
 
@@ -152,7 +156,7 @@ class ThreadConnection:
         try:
             return self._raw.execute(text, values)
         except sqlite3.Error as error:
-            raise DBAPIError.instance(text, None, error, sqlite3.Error, dialect=_DIALECT) from error
+            raise _outward(text, error) from error
 
     def close(self) -> None:
         """Closes it, through the pool that knows of it."""
@@ -162,7 +166,12 @@ class ThreadConnection:
     def abandon(self) -> None:
         """ROLLBACK, unless SQLite has done so itself."""
         if self._raw.in_transaction:
-            self._raw.execute("ROLLBACK")
+            self.command("ROLLBACK")
+
+
+def _outward(statement: str, error: sqlite3.Error) -> BaseException:
+    """The error as SQLAlchemy would raise it."""
+    return DBAPIError.instance(statement, None, error, sqlite3.Error, dialect=_DIALECT)
 
 
 class ThreadSavepoint:

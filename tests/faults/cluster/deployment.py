@@ -89,6 +89,9 @@ class Deployment:
                 await asyncio.sleep(0.05)
         return newest
 
+    async def _worker_ids(self) -> set[str]:
+        return {worker.worker_id for worker in await self.client.workers(timeout=DEADLINE)}
+
     async def worker_pids(self) -> list[int]:
         """The actors' processes."""
         return [worker.pid for worker in await self.client.workers(timeout=DEADLINE)]
@@ -108,12 +111,11 @@ class Deployment:
 
     async def spread(self) -> None:
         """Sees to it that both nodes have a worker: a lost node leaves them all on the other."""
-        workers = await self.client.workers(timeout=DEADLINE)
-        if len({worker.node for worker in workers}) < len(self.cluster.nodes):
-            kill(workers[0].pid)
-            await until(lambda: not psutil.pid_exists(workers[0].pid))
-            async with asyncio.timeout(DEADLINE):
-                while len({w.node for w in await self.client.workers()}) < 2:
+        async with asyncio.timeout(DEADLINE):
+            while len({w.node for w in await self.client.workers()}) < len(self.cluster.nodes):
+                doomed = (await self.client.workers())[0]
+                kill(doomed.pid)  # where the next one comes up is Ray's to say
+                while not await self._is_whole() or doomed.worker_id in await self._worker_ids():
                     await asyncio.sleep(0.1)
 
     async def until_whole(self) -> None:
