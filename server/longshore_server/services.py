@@ -12,7 +12,6 @@ from longshore.v1.pool_service_pb2_grpc import add_PoolServiceServicer_to_server
 from longshore.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from longshore.v1.task_service_pb2_grpc import add_TaskServiceServicer_to_server
 from longshore_server.catalogue import PERIOD, CatalogueReader
-from longshore_server.catalogue_services import TaskService
 from longshore_server.decoding import DecodingServer
 from longshore_server.hub import POLL, WatchHub
 from longshore_server.job_service import JobService
@@ -20,6 +19,7 @@ from longshore_server.jobs import JobReader
 from longshore_server.pool_service import PoolService
 from longshore_server.queue_service import QueueService
 from longshore_server.submitting import Submitter
+from longshore_server.task_service import TaskService
 from longshore_store.bus import Bus
 from longshore_store.retention_records import ages_of
 from longshore_store.settings import Settings

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import logging
 import signal
@@ -30,6 +32,7 @@ REFUSALS: tuple[type[Exception], ...] = (
 
 # Threads that wait for the GIL (SQLite's, Ray's) do so at every call; 5 ms is an age for them.
 _SWITCH_INTERVAL = 0.0005
+_M_ARENA_MAX = -8
 
 _log = logging.getLogger(__name__)
 _Serve = Callable[[asyncio.Event], Awaitable[None]]
@@ -54,6 +57,7 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
     # Thousands of small tuples come and go in every cycle; what was imported never goes.
     gc.set_threshold(50_000, 10, 10)
     gc.freeze()
+    _share_arenas()
     try:
         asyncio.run(_until_told(serve))
     except (*REFUSALS, *refusals) as error:
@@ -74,6 +78,12 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
 def _say(name: str, error: Exception) -> None:
     for line in str(error).splitlines():
         print(f"{name}: {line}", file=sys.stderr)  # noqa: T201  # before there is a log
+
+
+def _share_arenas() -> None:
+    """Two arenas of malloc for all threads: Ray brings dozens, which would keep what they freed."""
+    with contextlib.suppress(OSError, AttributeError):  # a libc that is not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 async def _until_told(serve: _Serve) -> None:

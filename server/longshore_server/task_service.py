@@ -1,4 +1,4 @@
-"""TaskService: what there is to run."""
+"""TaskService: the tasks that can be run."""
 
 # ruff: noqa: N802  # the contract names the methods
 
