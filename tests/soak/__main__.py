@@ -26,7 +26,7 @@ CONFIG = """
 tasks = ["tests.soak.tasks"]
 [scheduler]
 lease = 6
-abandon = 12
+abandon = 24
 term = 8
 maximum_crashes = 50
 maximum_interruptions = 100

@@ -19,7 +19,7 @@ CONFIG = """
 tasks = ["tests.soak.tasks", "tests.e2e.e2e_tasks"]
 [scheduler]
 lease = 5
-abandon = 8
+abandon = 20
 term = 8
 maximum_crashes = 50
 [pools.cpu]

@@ -31,7 +31,7 @@ async def test_row_12_a_lost_node_is_replaced_and_its_zombies_die(deployment: De
             moved = [j for j in again if j.state == job_pb2.JOB_STATE_RUNNING]
             await asyncio.sleep(0.1)
     recovered("12", began)
-    await until(lambda: not any(_lives(p) for p in zombies), 30.0)
+    await until(lambda: not any(_lives(p) for p in zombies), 45.0)
     for _, path in gates:
         path.touch()
     results = await deployment.results([g for g, _ in gates])
