@@ -62,6 +62,12 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
             f"pools: {options.config or 'the settings'} declares none: add a [pools.NAME], and"
             " name the file by --config"
         )
+    clocks = settings.scheduler
+    if clocks.abandon < 2 * clocks.term:  # a successor leads after a term and some seconds
+        raise SettingsError(
+            f"scheduler.abandon {clocks.abandon:g} is below twice scheduler.term {clocks.term:g}:"
+            " workers would end what they run at each change of leader; raise it"
+        )
     _check_ray(options.ray)
     _check_artifacts(options.artifacts)
     tasks = await read_catalogue(settings.tasks)

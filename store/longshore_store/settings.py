@@ -67,7 +67,7 @@ class SchedulerSettings(_Section):
 
     lease: silence of a worker before its attempts are released. abandon: how long a worker that
     no scheduler asks for news goes on before its processes are ended; longer than a lease, and
-    longer than a change of leader takes, which is a term and some seconds. term: how long
+    longer than a change of leader takes (`longshore-scheduler` wants two terms). term: how long
     leadership lasts unrenewed. prefetch: the extra wait that handing work ahead may cost.
     maximum_prefetch: jobs handed ahead to one worker.
     """

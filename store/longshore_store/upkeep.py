@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -26,22 +27,24 @@ def upkeep_handlers(dialect: Dialect) -> dict[str, Callable[[Transaction, list[W
     }
 
 
-class Upkeep:
-    """Methods of Store, over the reads and writes of SqlStore."""
+class Upkeep(ABC):
+    """Methods of Store, over the clock, the reads and the writes of SqlStore."""
 
     _dialect: Dialect
 
+    @abstractmethod
     def now_us(self) -> int:
         """See Store."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _read(self, work: Work[T]) -> T:
-        raise NotImplementedError
+        """Runs `work`, with the deadline and the errors of every read."""
 
+    @abstractmethod
     async def _write(
         self, kind: str, rows: Sequence[Any] = (), term: int | None = None, **options: Any
     ) -> Any:
-        raise NotImplementedError
+        """Commits rows by the handler of that name, and returns its answer."""
 
     async def prunable_jobs(self, ages: Ages, after_id: str, limit: int) -> Prunable:
         """See Store."""

@@ -325,6 +325,10 @@ def test_an_address_that_is_none_of_redis(
     [
         ('clutser = "a"\n[pools.cpu]', "longshore.toml: clutser: no such setting"),
         ("", "longshore.toml declares none: add a [pools.NAME]"),
+        (
+            "[scheduler]\nlease = 2\nabandon = 15\nterm = 8\n[pools.cpu]",
+            "scheduler.abandon 15 is below twice scheduler.term 8",
+        ),
         ('tasks = ["no_such.module"]\n[pools.cpu]', "No module named 'no_such'"),
         ("[pools", "longshore.toml: not TOML"),
     ],
