@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Insert, Select, select, update
 
 from longshore_store.committer import Transaction, Write
 from longshore_store.dialects import Connection, Dialect, upsert
@@ -38,11 +38,16 @@ class LeadershipWrites:
     async def _locked(self, tx: Transaction) -> tuple[int, str, int]:
         """Term, leader and end. An upsert that changes nothing locks the row, and makes the
         first one: two schedulers that start on an empty database must not both get term 1."""
+        fixed = self._dialect.fixed
+        await tx.connection.execute(fixed("leadership.lock", self._lock))
+        term, leader_id, until_us = (
+            await tx.connection.execute(fixed("leadership.row", _row))
+        ).one()
+        return term, leader_id, until_us
+
+    def _lock(self) -> Insert:
         insert = self._dialect.insert(leaders).values(name=_NAME, term=0, leader_id="", until_us=0)
-        await tx.connection.execute(upsert(insert, ["name"], {"name": "name"}))
-        query = select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us)
-        row = (await tx.connection.execute(query.where(leaders.c.name == _NAME))).one()
-        return row.term, row.leader_id, row.until_us
+        return upsert(insert, ["name"], {"name": "name"})
 
     async def resign(self, tx: Transaction, writes: list[Write]) -> None:
         """Ends the leadership of the callers. The term stays: the next one's is larger."""
@@ -67,6 +72,12 @@ class LeadershipWrites:
         for write in writes:
             if write.term is not None and write.term != newest:
                 write.error = Fenced(f"term {write.term} is over; the newest is {newest}")
+
+
+def _row() -> Select[Any]:
+    return select(leaders.c.term, leaders.c.leader_id, leaders.c.until_us).where(
+        leaders.c.name == _NAME
+    )
 
 
 def _newest_term() -> Select[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Table, delete, select, update
+from sqlalchemy import Insert, Table, bindparam, delete, select, update
 
 from longshore_store.committer import Transaction, Write
 from longshore_store.dialects import Dialect, upsert
@@ -107,6 +107,12 @@ class TopologyWrites:
     async def _put(
         self, tx: Transaction, table: Table, values: Mapping[str, Any], key: str = "name"
     ) -> None:
-        insert = self._dialect.insert(table).values(**values)
-        changes = {name: name for name in values if name != key}
-        await tx.connection.execute(upsert(insert, [key], changes))
+        names = tuple(values)
+
+        def make() -> Insert:
+            binds: dict[str, Any] = {name: bindparam(f"p_{name}") for name in names}
+            insert = self._dialect.insert(table).values(binds)
+            return upsert(insert, [key], {name: name for name in names if name != key})
+
+        put = self._dialect.fixed(("topology.put", table.name, names), make)
+        await tx.connection.execute(put, {f"p_{name}": value for name, value in values.items()})

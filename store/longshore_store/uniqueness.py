@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Text, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import Insert, Text, bindparam, delete, literal_column, or_, select, update
 
 from longshore_store.acceptance import deadlines, first_state, needs_gpu
 from longshore_store.committer import Transaction
@@ -80,25 +81,22 @@ class UniqueClaims:
 
     async def _lock(self, tx: Transaction, job: NewJob) -> None:
         """Makes another process that wants this key wait, whether somebody has it or nobody."""
-        assert job.unique is not None
-        insert = self._dialect.insert(unique_claims).values(
-            tenant=job.tenant, task=job.task, key=job.unique.key, job_id=""
-        )
-        lock = upsert(insert, ["tenant", "task", "key"], {"key": "key"})
-        await tx.connection.execute(lock)
+        lock = self._dialect.fixed("uniqueness.lock", lambda: self._upsert({"key": "key"}))
+        await tx.connection.execute(lock, _row_of(job, "", None))
 
     async def _claim(self, tx: Transaction, job: NewJob) -> None:
         assert job.unique is not None
         window = job.unique.window_us
-        insert = self._dialect.insert(unique_claims).values(
-            tenant=job.tenant,
-            task=job.task,
-            key=job.unique.key,
-            job_id=job.id,
-            until_us=None if window is None else tx.now_us + window,
-        )
+        until_us = None if window is None else tx.now_us + window
         changes = {"job_id": "job_id", "until_us": "until_us"}
-        await tx.connection.execute(upsert(insert, ["tenant", "task", "key"], changes))
+        claim = self._dialect.fixed("uniqueness.claim", lambda: self._upsert(changes))
+        await tx.connection.execute(claim, _row_of(job, job.id, until_us))
+
+    def _upsert(self, changes: Mapping[str, str]) -> Insert:
+        names = ("tenant", "task", "key", "job_id", "until_us")
+        binds: dict[str, Any] = {name: bindparam(f"p_{name}") for name in names}
+        insert = self._dialect.insert(unique_claims).values(binds)
+        return upsert(insert, ["tenant", "task", "key"], changes)
 
     async def _replace(self, tx: Transaction, job: NewJob, holder: Row) -> JobState:
         """A waiting job takes the new spec. Only its own queue counts it, before and after."""
@@ -159,3 +157,14 @@ class UniqueClaims:
         ).where(r.c.n != 0)  # fmt: skip
         rows = [(before, -1), (job.queue, 1)]
         await tx.connection.execute(add_counts(self._dialect, query), r.params(rows))
+
+
+def _row_of(job: NewJob, job_id: str, until_us: int | None) -> dict[str, Any]:
+    assert job.unique is not None
+    return {
+        "p_tenant": job.tenant,
+        "p_task": job.task,
+        "p_key": job.unique.key,
+        "p_job_id": job_id,
+        "p_until_us": until_us,
+    }

@@ -9,6 +9,8 @@ from contextlib import suppress
 import psutil
 
 from longshore_embedded.dev_cluster import DevCluster
+from longshore_embedded.member import Member
+from tests.soak.chaos import led_at
 
 PERIOD = 2.0
 WARM_UP = 60.0
@@ -16,10 +18,14 @@ SHORTEST_LIFE = 120.0
 
 
 class Memory:
-    """Samples by process; only lives long enough to tell growth from warm-up are reported."""
+    """Samples by process, a leader's apart from its time as a standby: Ray comes with the term.
+
+    Only what lasted long enough to tell growth from warm-up is reported.
+    """
 
     def __init__(self, cluster: DevCluster) -> None:
         self._members = [*cluster.servers, *cluster.schedulers]
+        self._led_before: dict[int, str] = {}
         self._samples: dict[tuple[str, int], list[float]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -29,14 +35,20 @@ class Memory:
                 if (pid := member.pid) is not None:
                     with suppress(psutil.Error):
                         mib = psutil.Process(pid).memory_info().rss / 2**20
-                        self._samples.setdefault((member.name, pid), []).append(mib)
+                        self._samples.setdefault((self._role(member, pid), pid), []).append(mib)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), PERIOD)
+
+    def _role(self, member: Member, pid: int) -> str:
+        """Its log outlives the process, so it leads where the log says so anew."""
+        led = led_at(member.log)
+        leads = self._led_before.setdefault(pid, led) != led
+        return f"{member.name}, leading" if leads else member.name
 
     def report(self) -> str:
         """One line a process: the median of its first quarter after warm-up, of its last, and
         the growth."""
-        lines = [f"{'resident memory':<18}{'lived':>8}{'warm':>10}{'last':>10}{'growth':>9}"]
+        lines = [f"{'resident memory':<22}{'lived':>8}{'warm':>10}{'last':>10}{'growth':>9}"]
         for (name, _), samples in sorted(self._samples.items()):
             warm = samples[int(WARM_UP / PERIOD) :]
             if len(warm) * PERIOD < SHORTEST_LIFE:
@@ -45,7 +57,7 @@ class Memory:
             first, last = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
             lived, growth = len(samples) * PERIOD, (last / first - 1) * 100
             lines.append(
-                f"{name:<18}{lived:>6.0f} s{first:>6.1f} MiB{last:>6.1f} MiB{growth:>+8.1f}%"
+                f"{name:<22}{lived:>6.0f} s{first:>6.1f} MiB{last:>6.1f} MiB{growth:>+8.1f}%"
                 f"  by minute: {_by_minute(samples)}"
             )
         return "\n".join(lines)

@@ -212,10 +212,11 @@ def require_shared(url: str) -> None:
         )
 
 
-def upsert(insert: Any, key: Sequence[str], changes: Mapping[str, Any]) -> Any:
+def upsert(insert: Any, key: Sequence[str], changes: Mapping[str, Any]) -> Insert:
     """ON CONFLICT (key) DO UPDATE. A change given as a string takes the new row's column."""
     values = {
         name: insert.excluded[change] if isinstance(change, str) else change
         for name, change in changes.items()
     }
-    return insert.on_conflict_do_update(index_elements=list(key), set_=values)
+    upserting: Insert = insert.on_conflict_do_update(index_elements=list(key), set_=values)
+    return upserting
