@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
 LONGEST_HINT = 3600.0
-OPTIONS: list[tuple[str, int]] = [
+_ROUND_ROBIN = """{
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""}
+}"""
+OPTIONS: list[tuple[str, int | str]] = [
+    # Calls go round all addresses of the target whose server says that it serves: one that stops
+    # or has lost its store gets none. Where nobody answers for health, it counts as serving.
+    ("grpc.service_config", _ROUND_ROBIN),
     # Servers permit one ping each 30 s; a client that pings more often is sent away.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -18,7 +18,12 @@ from longshore_store.store import Store
 
 PERIOD = 1.0
 OLDEST = 3.0
-READ_TIMEOUT = 10.0
+READ_TIMEOUT = 5.0
+LOST_AFTER = 10.0
+LOST_READS = 2
+"""Seconds, and readings in a row, without success until the store counts as out of reach. Seconds
+alone pass for a process that was paused, too."""
+
 NO_RATE = Rate(0.0, 0.0)
 
 
@@ -48,6 +53,7 @@ class CatalogueReader:
     def __init__(self, store: Store, *, period: float = PERIOD) -> None:
         self._store = store
         self._period = period
+        self._failures = 0
         self._rates = DrainRates()
         self._entries: dict[str, TaskEntry] = {}
         self._declared: tuple[Any, ...] = ()
@@ -86,12 +92,19 @@ class CatalogueReader:
         except TimeoutError as error:
             raise StoreUnavailable("the catalogue could not be read in time") from error
 
+    @property
+    def lost(self) -> bool:
+        """True while the store is out of reach: not for a moment, and not for one reading."""
+        read_at = self._newest.read_at if self._newest is not None else 0.0
+        return self._failures >= LOST_READS and time.monotonic() - read_at >= LOST_AFTER
+
     async def _keep_reading(self) -> None:
         while True:
             try:
                 await self.refresh()
+                self._failures = 0
             except StoreUnavailable:
-                pass  # who needs a reading now asks again, and is told
+                self._failures += 1  # who needs a reading now asks again, and is told
             except Exception as error:  # noqa: BLE001  # the loop must outlive a surprise
                 log_surprise(error, "the reading of the catalogue")
             await asyncio.sleep(self._period)

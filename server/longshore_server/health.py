@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from grpc_health.v1 import health, health_pb2
@@ -20,10 +21,11 @@ class Health(health.aio.HealthServicer):
         super().__init__()
         self._closing = asyncio.Event()
 
-    async def serve(self, *names: str) -> None:
-        """Reports SERVING for the services."""
+    async def report(self, names: Iterable[str], *, serving: bool) -> None:
+        """Says of the services that they serve, or do not. Nothing, once the server stops."""
+        status = health_pb2.HealthCheckResponse
         for name in names:
-            await self.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await self.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     def close_watches(self) -> None:
         """Ends every watch; each has heard NOT_SERVING before."""

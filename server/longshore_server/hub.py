@@ -87,9 +87,7 @@ class WatchHub:
     async def drain(self, timeout: float) -> None:
         """Tells every watch that the server stops, and waits until they have gone."""
         self.draining = True
-        for topic in self._topics.values():
-            for watcher in topic.watchers:
-                watcher.drain()
+        self.send_away()
         if self._open:
             self._closed.clear()  # set whenever the last watch had gone, and others came since
             try:
@@ -97,6 +95,16 @@ class WatchHub:
                     await self._closed.wait()
             except TimeoutError:
                 pass  # the stop of the server cuts them
+
+    def send_away(self) -> None:
+        """Tells every watch to go to another server."""
+        for topic in self._topics.values():
+            for watcher in topic.watchers:
+                watcher.drain()
+
+    def farewell(self) -> Exception:
+        """What a watch that was sent away ends with."""
+        return draining() if self.draining else storeless()
 
     @property
     def open_watches(self) -> int:
@@ -276,3 +284,9 @@ def draining() -> Exception:
     """The refusal of a server that stops."""
     text = "the server is stopping: reconnect, another one or the next one will answer"
     return unavailable("SHUTTING_DOWN", text, RETRY_DELAY)
+
+
+def storeless() -> Exception:
+    """The refusal of a server that has not reached its store for a while."""
+    text = "this server does not reach its store: reconnect, another one may"
+    return unavailable("STORE_UNAVAILABLE", text, RETRY_DELAY)

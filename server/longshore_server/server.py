@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -32,6 +33,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 DRAIN_SHARE = 0.5
+HEALTH_NAMES = ("", *SERVICE_NAMES)
+_LOOK_PERIOD = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
@@ -81,6 +86,7 @@ class LongshoreServer:
         self._interceptors = tuple(interceptors)
         self._health = Health()
         self._server: grpc.aio.Server | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Binds and serves.
@@ -98,7 +104,22 @@ class LongshoreServer:
         await server.start()
         self._server = server
         self.services.start()
-        await self._health.serve("", *SERVICE_NAMES)
+        await self._health.report(HEALTH_NAMES, serving=True)
+        self._looking = asyncio.create_task(self._look_at_store(), name="look at the store")
+
+    async def _look_at_store(self) -> None:
+        """A server that does not reach its store is not healthy, so that clients and balancers
+        choose another one. Watches are sent there too: here they would hear nothing."""
+        catalogue, serving = self.services.catalogue, True
+        while True:
+            await asyncio.sleep(_LOOK_PERIOD)
+            if catalogue.lost is not serving:
+                continue
+            serving = not serving
+            _log.warning("the store is %s", "reached again" if serving else "out of reach")
+            await self._health.report(HEALTH_NAMES, serving=serving)
+            if not serving:
+                self.services.hub.send_away()
 
     def _bind(self, server: grpc.aio.Server) -> int:
         try:
@@ -119,6 +140,8 @@ class LongshoreServer:
         grace = self._settings.shutdown_grace if grace is None else grace
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
+        if self._looking is not None:
+            self._looking.cancel()
         await self._health.enter_graceful_shutdown()
         await self.services.drain(grace * DRAIN_SHARE)
         self._health.close_watches()

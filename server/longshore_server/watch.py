@@ -21,7 +21,7 @@ import random
 
 from longshore.v1 import watch_pb2
 from longshore.v1.job_service_pb2 import WatchProgressRequest
-from longshore_server.hub import WatchHub, draining
+from longshore_server.hub import WatchHub
 from longshore_server.identity import Context
 from longshore_server.jobs import JobReader
 from longshore_server.mailbox import Mailbox, Rendered, at_cursor
@@ -224,7 +224,7 @@ class Watch:
         delay = random.uniform(*RECONNECT_DELAY)  # noqa: S311
         message.reconnect.retry_delay.CopyFrom(span(delay))
         await self._send(message)
-        raise draining()
+        raise self._hub.farewell()
 
     async def _send(self, message: Message) -> None:
         now = self._writing_since = self._loop.time()

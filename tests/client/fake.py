@@ -19,6 +19,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
 from grpc_status import rpc_status
 
 from longshore.calls import Timing
@@ -36,6 +38,7 @@ from longshore.v1 import (
 )
 
 Event = watch_pb2.WatchProgressResponse
+HealthServicer = health_aio.HealthServicer
 DURABLE = ("state_change", "log_chunk")
 
 
@@ -390,9 +393,15 @@ async def _break(cut: Cut, context: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(service: FakeService, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+async def serving(
+    service: FakeService, address: str = "127.0.0.1:0", health: HealthServicer | None = None
+) -> AsyncIterator[str]:
     """Serves it in this loop; gives the target."""
     server = grpc.aio.server()
+    if health is None:
+        health = HealthServicer()
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     queue_service_pb2_grpc.add_QueueServiceServicer_to_server(service, server)
     pool_service_pb2_grpc.add_PoolServiceServicer_to_server(service, server)

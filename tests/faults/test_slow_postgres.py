@@ -36,6 +36,8 @@ BOUND = 60.0
 HEALTH_LATE = 3.0
 # An attempt that was leased and not handed over when the term ended waits for as long as a lease.
 SETTINGS = {"scheduler": {"lease": 2.0, "abandon": 4.0}}
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
@@ -127,8 +129,10 @@ async def calling(target: str) -> AsyncIterator[JobServiceAsyncStub]:
 
 @asynccontextmanager
 async def healthy(target: str) -> AsyncIterator[list[float]]:
-    """Asks all the time whether the server is healthy; it always is, and says so soon."""
+    """Asks all the time whether the server is healthy. It answers soon, and does not flap: a long
+    silence of the store it says once, and once that it is over."""
     checks: list[float] = []
+    changes = [SERVING]
 
     async def ask() -> None:
         async with grpc.aio.insecure_channel(target) as channel:
@@ -136,12 +140,17 @@ async def healthy(target: str) -> AsyncIterator[list[float]]:
             while True:
                 begin = time.monotonic()
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_LATE)
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                if answer.status != changes[-1]:
+                    changes.append(answer.status)
                 checks.append(time.monotonic() - begin)
                 await asyncio.sleep(0.1)
 
     asking = asyncio.create_task(ask())
     yield checks
+    async with asyncio.timeout(BOUND):
+        while changes[-1] != SERVING and not asking.done():
+            await asyncio.sleep(0.05)
     if asking.done():
         await asking  # raises what was wrong
     asking.cancel()
+    assert changes in ([SERVING], [SERVING, NOT_SERVING, SERVING])

@@ -11,10 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from longshore.v1.job_service_pb2 import ListJobsRequest
+from longshore.v1.job_service_pb2 import ListJobsRequest, WatchProgressRequest
 from longshore.v1.job_service_pb2_grpc import JobServiceStub
-from longshore_server import ListenError, LongshoreServer, PortTaken, add_services
-from tests.server.harness import DEADLINE, Harness, make_settings, request
+from longshore_server import ListenError, LongshoreServer, PortTaken, add_services, catalogue
+from longshore_server import server as server_module
+from longshore_store.model import StoreUnavailable
+from tests.server.harness import DEADLINE, Harness, Refused, make_settings, request
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -81,6 +83,35 @@ async def test_not_healthy_comes_first(harness: Harness) -> None:
     async with asyncio.timeout(DEADLINE):  # the watch of health does not hold up the stop
         assert (await watch.read()).status == NOT_SERVING
         await stopping
+
+
+async def test_a_server_that_has_lost_its_store_says_so_and_sends_watches_away(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "LOST_AFTER", 0.0)
+    monkeypatch.setattr(harness.server.services.catalogue, "_period", 0.02)
+    monkeypatch.setattr(server_module, "_LOOK_PERIOD", 0.02)
+    health: Any = health_pb2_grpc.HealthStub(harness.channel)
+    said = health.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await said.read()).status == SERVING
+    job = await harness.submit()
+    request = WatchProgressRequest(job_id=job.job_id)
+    watch: Any = harness.jobs.WatchProgress(request, timeout=DEADLINE)
+    assert (await watch.read()).HasField("snapshot")
+
+    async def lost() -> object:
+        raise StoreUnavailable("it is cut off")
+
+    monkeypatch.setattr(harness.store, "list_tasks", lost)
+    async with asyncio.timeout(DEADLINE):
+        assert (await said.read()).status == NOT_SERVING
+        while not (event := await watch.read()).HasField("reconnect"):
+            assert event.HasField("heartbeat")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watch.read()
+        assert Refused(caught.value).reason == "STORE_UNAVAILABLE"
+        monkeypatch.delattr(harness.store, "list_tasks")
+        assert (await said.read()).status == SERVING
 
 
 async def test_services_on_a_given_server(harness: Harness, tmp_path: Path) -> None:

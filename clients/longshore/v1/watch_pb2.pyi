@@ -81,7 +81,9 @@ class WatchProgressResponse(_message.Message):
 
     @_builtins.property
     def reconnect(self) -> Global___Reconnect:
-        """The server drains: reconnect with after_sequence; then UNAVAILABLE."""
+        """The server stops, or has lost its store: reconnect with after_sequence;
+        then UNAVAILABLE.
+        """
 
     @_builtins.property
     def terminal(self) -> Global___Terminal:

@@ -1,0 +1,140 @@
+"""Row 24 between processes: parts that live on, but are cut off from the store and the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from longshore import AsyncClient
+from longshore_embedded.member import Member
+from tests.faults.cluster.deployment import DEADLINE, Deployment, recovered, until
+from tests.faults.proxy import Proxy
+from tests.soak.chaos import led_at
+
+STORES = ("LONGSHORE_STORE", "LONGSHORE_REDIS")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+WAITING = 8
+CALLS = 50
+
+
+class Cable:
+    """What connects one process with the store and the bus; Ray and its clients go beside it."""
+
+    def __init__(self, proxies: list[Proxy]) -> None:
+        self._proxies = proxies
+
+    def cut(self) -> None:
+        """Nothing passes, and nobody is told: as when a switch dies."""
+        for proxy in self._proxies:
+            proxy.pause()
+
+    def mend(self) -> None:
+        """Connections of before are gone; new ones pass."""
+        for proxy in self._proxies:
+            proxy.resume()
+            proxy.reset()
+
+
+@asynccontextmanager
+async def cabled(member: Member) -> AsyncIterator[Cable]:
+    """The member, started anew with a cable in between; without it again afterwards."""
+    direct = {name: member.env[name] for name in STORES}
+    async with AsyncExitStack() as stack:
+        proxies = []
+        for name, url in direct.items():
+            address = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+            proxy = await stack.enter_async_context(Proxy(address))
+            member.env[name] = url.replace(address, proxy.target)
+            proxies.append(proxy)
+        try:
+            await member.down()
+            await member.start()
+            yield Cable(proxies)
+        finally:
+            member.env.update(direct)
+            await member.down()
+            await member.start()
+
+
+async def test_row_24_a_leader_that_is_cut_off_from_the_stores_is_replaced(
+    deployment: Deployment,
+) -> None:
+    leader, standby = deployment.cluster.schedulers
+    led = led_at(leader.log)
+    async with cabled(leader) as cable:
+        await standby.down()
+        await until(lambda: led_at(leader.log) > led)
+        await standby.start()
+        gate, path = await deployment.gate()
+        queued = await deployment.work(200, pause=0.05)
+        pid, began, led = leader.pid, time.monotonic(), led_at(leader.log)
+        cable.cut()
+        await deployment.new_leader(led)  # and the one that is cut off still reaches the workers
+        await deployment.results(queued)
+        recovered("24, leader", began)
+        await until(lambda: leader.pid != pid)  # it saw that its term has run out
+        cable.mend()
+        path.touch()
+        assert await gate.result(timeout=30) == 1, "it went on as its first attempt"
+
+
+async def test_row_24_a_server_that_is_cut_off_from_the_stores_fails_no_client(
+    deployment: Deployment,
+) -> None:
+    server, target = deployment.cluster.servers[0], deployment.cluster.targets[0]
+    async with cabled(server) as cable, AsyncClient(deployment.cluster.target) as client:
+        await until_health(target, SERVING)
+        gate, path = await deployment.gate()
+        waits = [client.handle(gate.id).result(timeout=DEADLINE) for _ in range(WAITING)]
+        waiting = [asyncio.create_task(wait) for wait in waits]
+        cable.cut()
+        before = await _submit_until_health(client, target, NOT_SERVING)
+        after = max([await _submit(client) for _ in range(CALLS)])
+        print(f"slowest Submit {before:.1f} s, then {after:.3f} s")
+        assert after < 1.0, "nobody asks the server that is cut off"
+        path.touch()
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 15.0) == [1] * WAITING
+        cable.mend()
+        await until_health(target, SERVING)
+
+
+async def _submit(client: AsyncClient) -> float:
+    """Seconds until a job was accepted."""
+    began = time.monotonic()
+    await client.submit("echo", {}, timeout=DEADLINE)
+    return time.monotonic() - began
+
+
+async def _submit_until_health(client: AsyncClient, target: str, status: int) -> float:
+    """The longest that a Submit took; there are several under way all the time."""
+    began = time.monotonic()
+    changed = asyncio.create_task(until_health(target, status))
+    changed.add_done_callback(lambda _: recovered("24, server", began))
+    slowest = 0.0
+
+    async def go_on() -> None:
+        nonlocal slowest
+        while not changed.done():
+            slowest = max(slowest, await _submit(client))
+
+    await asyncio.gather(changed, *(go_on() for _ in range(4)))
+    return slowest
+
+
+async def until_health(target: str, status: int) -> None:
+    """Waits until the server at the address says so of itself."""
+    async with asyncio.timeout(DEADLINE), grpc.aio.insecure_channel(target) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                if answer.status == status:
+                    return
+            await asyncio.sleep(0.1)
