@@ -110,7 +110,7 @@ class Pools:
         pools = [self._record(pool) for pool in term.pools.values()]
         writes = [term.insist(lambda: term.store.publish_pools(pools))]
         if workers:
-            writes.append(term.insist(lambda: term.store.record_workers(workers)))
+            writes.append(term.insist(lambda: term.store.record_workers(term.number, workers)))
         await asyncio.gather(*writes)
         # One that was removed meanwhile must not come back as a row that nobody owns.
         left = [record.id for record in workers if record.id not in term.roster.workers]

@@ -325,9 +325,9 @@ class SqlStore(Upkeep):
         """See Store."""
         await self._write("publish_pools", pools)
 
-    async def record_workers(self, workers: Sequence[m.WorkerRecord]) -> None:
+    async def record_workers(self, term: int, workers: Sequence[m.WorkerRecord]) -> None:
         """See Store."""
-        await self._write("record_workers", workers)
+        await self._write("record_workers", workers, term)
 
     async def remove_workers(self, term: int, worker_ids: Sequence[str]) -> None:
         """See Store."""

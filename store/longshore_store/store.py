@@ -261,8 +261,9 @@ class Store(Protocol):
     async def list_pools(self) -> list[PoolRecord]:
         """The pools, by name."""
 
-    async def record_workers(self, workers: Sequence[WorkerRecord]) -> None:
-        """Inserts or replaces workers; what was ordered of them stays."""
+    async def record_workers(self, term: int, workers: Sequence[WorkerRecord]) -> None:
+        """Inserts or replaces workers; what was ordered of them stays. Raises Fenced, so that
+        nobody brings back what another leader has removed."""
 
     async def remove_workers(self, term: int, worker_ids: Sequence[str]) -> None:
         """Forgets workers. Raises Fenced, so that nobody ends what is another leader's."""

@@ -23,7 +23,7 @@ async def record(harness: Harness, *ids: str, state: int = READY, active: int = 
         m.WorkerRecord(i, i.split("-")[0], state, f"node-{i}", 7, "{}", "[]", active, now, now)
         for i in ids
     ]
-    await harness.store.record_workers(rows)
+    await harness.store.record_workers(harness.term, rows)
 
 
 async def ordered(harness: Harness, *ids: str) -> list[WorkerOrder]:

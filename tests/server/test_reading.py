@@ -239,7 +239,7 @@ async def test_pools_and_workers(harness: Harness) -> None:
         m.WorkerRecord(f"w{n}", pool, 2, "node", 7, shape, devices, 0, now, now)
         for n, pool in enumerate(("cpu", "gpu", "cpu"))
     ]
-    await harness.store.record_workers(workers)
+    await harness.store.record_workers(harness.term, workers)
     pools = (await harness.pools.ListPools(pool_service_pb2.ListPoolsRequest())).pools
     assert [(p.name, p.worker_resources.gpu_millis) for p in pools] == [("cpu", 0), ("gpu", 1000)]
     ask = pool_service_pb2.ListWorkersRequest(pool="cpu", page_size=1)

@@ -154,7 +154,7 @@ async def test_heartbeat(tmp_path: Path) -> None:
     async with opened(tmp_path, make_settings(heartbeat_interval=0.2)) as harness:
         now = harness.store.now_us()
         worker = m.WorkerRecord("w1", "cpu", 2, "n", 1, "{}", "[]", 0, now, now)
-        await harness.store.record_workers([worker])
+        await harness.store.record_workers(harness.term, [worker])
         job = await harness.submit()
         await harness.lease(job.job_id)
         watch = harness.watch(job.job_id)

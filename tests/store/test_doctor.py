@@ -221,7 +221,7 @@ async def populate(yard: Yard) -> None:
     await yard.ended(yard.store.retry_attempts, due_us=due_us)
     crash = FailureClass.CRASH
     await yard.ended(yard.store.dead_letter_attempts, failure_class=crash)
-    await yard.store.record_workers([worker("w1", active=1)])
+    await yard.store.record_workers(yard.term, [worker("w1", active=1)])
 
 
 def worker(worker_id: str, active: int) -> WorkerRecord:
@@ -348,16 +348,17 @@ async def _move(yard: Yard, enough: asyncio.Event) -> None:
 class Late(Opened):
     """The worker of a lease becomes known between two looks."""
 
-    def __init__(self, store: SqlStore) -> None:
+    def __init__(self, store: SqlStore, term: int) -> None:
         super().__init__(store)
         self.store = store
+        self.term = term
         self.known = False
 
     async def rows(self, query: Select[Any], params: Mapping[str, Any]) -> Rows:
         found = await super().rows(query, params)
         if found and not self.known and "p_lease" in params:
             self.known = True
-            await self.store.record_workers([worker("w2", active=1)])
+            await self.store.record_workers(self.term, [worker("w2", active=1)])
         return found
 
 
@@ -367,7 +368,7 @@ async def test_what_a_snapshot_cannot_tell_is_looked_at_twice(sick: Yard) -> Non
     checks = ALL["leases"]
     [first] = await examine(Opened(sick.store), checks, now_us=now_us, live=True, second_look=0.0)
     assert first.drift == 1
-    source = Late(sick.store)
+    source = Late(sick.store, sick.term)
     [second] = await examine(source, checks, now_us=now_us, live=True, second_look=0.0)
     assert source.known
     assert second.findings == []

@@ -113,7 +113,7 @@ async def test_what_a_watcher_sees(yard: Yard) -> None:
     attempt = await yard.running()
     now = yard.clock.advance(SECOND)
     worker = WorkerRecord("w1", "cpu", 1, "node", 7, "{}", "[]", 1, START_US, now)
-    await yard.store.record_workers([worker])
+    await yard.store.record_workers(yard.term, [worker])
     await yard.store.record_progress(yard.term, [ProgressUpdate(*attempt, '{"fraction":0.5}')])
     [seen] = await yard.store.read_changes({attempt.job_id: 1})
     assert (seen.state, seen.sequence, seen.number) == (JobState.RUNNING, 3, 1)

@@ -111,29 +111,32 @@ async def test_workers_beat(yard: Yard) -> None:
     store = yard.store
     one = WorkerRecord("w1", "cpu", 1, "node-1", 42, "{}", "[]", 0, START_US - 5, START_US)
     two = one._replace(id="w2", pid=43, heartbeat_us=START_US - 4 * SECOND)
-    await store.record_workers([two, one])
+    await store.record_workers(yard.term, [two, one])
     assert await store.list_workers() == [one, two], "when it was heard is the scheduler's to say"
     busy = one._replace(active_attempts=3, state=2, heartbeat_us=START_US + SECOND)
-    await store.record_workers([busy])
+    await store.record_workers(yard.term, [busy])
     assert await store.list_workers() == [busy, two]
     await store.remove_workers(yard.term, ["w1", "no-such-worker"])
     assert await store.list_workers() == [two]
     await store.remove_workers(yard.term, [])
     with pytest.raises(Fenced):
         await store.remove_workers(yard.term - 1, ["w2"])
+    with pytest.raises(Fenced):
+        await store.record_workers(yard.term - 1, [busy])
     assert await store.list_workers() == [two]
 
 
-async def test_orders_outlive_what_schedulers_publish(store: SqlStore) -> None:
+async def test_orders_outlive_what_schedulers_publish(yard: Yard) -> None:
+    store, term = yard.store, yard.term
     worker = WorkerRecord("w1", "cpu", READY, "node-1", 42, "{}", "[]", 3, START_US, START_US)
-    await store.record_workers([worker, worker._replace(id="w2")])
+    await store.record_workers(term, [worker, worker._replace(id="w2")])
     assert await store.worker_orders() == []
     heard: list[str] = []
     leave = store.subscribe(heard.extend)
     await store.order_workers(["w1", "no-such-worker"], CORDONED)
     leave()
     assert heard, "a scheduler that waits for a hint gets one"
-    await store.record_workers([worker])
+    await store.record_workers(term, [worker])
     assert await store.worker_orders() == [WorkerOrder("w1", CORDONED, None, 0, 0)]
     await store.order_workers(["w1"], READY)
     assert await store.worker_orders() == [WorkerOrder("w1", READY, None, 0, 0)]
@@ -142,7 +145,7 @@ async def test_orders_outlive_what_schedulers_publish(store: SqlStore) -> None:
 async def test_a_drain_stands_and_counts(yard: Yard) -> None:
     store, term, until = yard.store, yard.term, START_US + 30 * SECOND
     worker = WorkerRecord("w1", "cpu", READY, "node-1", 42, "{}", "[]", 3, START_US, START_US)
-    await store.record_workers([worker, worker._replace(id="w2")])
+    await store.record_workers(term, [worker, worker._replace(id="w2")])
     await store.record_drains(term, [DrainUpdate("w2", 9, 9, True)])  # nobody ordered it
     await store.order_workers(["w1"], DRAINING, until)
     await store.order_workers(["w1"], DRAINING, until + SECOND)
