@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks import machine
 from longshore import AsyncClient
 from longshore_embedded.dev_cluster import DevCluster, DevClusterOptions
 from tests.soak.accounts import Accounts, close, unfinished
+from tests.soak.cables import lay, restart
 from tests.soak.chaos import Chaos
 from tests.soak.load import Load, Told
 from tests.soak.memory import Memory
@@ -60,10 +62,18 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     shape = DevClusterOptions(
         data / "cluster", servers=SERVERS, config=config, env={"PYTHONPATH": root}
     )
-    async with DevCluster(shape) as cluster, AsyncClient(cluster.target) as client:
+    async with (
+        AsyncExitStack() as stack,
+        DevCluster(shape) as cluster,
+        AsyncClient(cluster.target) as client,
+    ):
+        cables = {}
+        for member in (*cluster.servers[:SPARED], *cluster.schedulers):
+            cables[member] = await lay(stack, member)
+            await restart(member)
         await _ready(client)
         load = Load(client, ledger, options.seed, options.rate)
-        chaos = Chaos(cluster, client, options.seed, SPARED)
+        chaos = Chaos(cluster, client, options.seed, SPARED, cables)
         if options.only:
             chaos.faults = {name: chaos.faults[name] for name in options.only}
         memory = Memory(cluster)

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import redis.asyncio
 from longshore import AsyncClient, LongshoreError
 from longshore_embedded.dev_cluster import DevCluster
 from longshore_embedded.member import Member
+from tests.soak.cables import Cable
 
 RUNNER = "longshore_cpu_workers.runner"
 CANARY_DEADLINE = 120.0
@@ -42,9 +43,18 @@ class Chaos:
 
     Args:
         spared: servers from this number on are left alone: their memory is watched.
+        cables: of the members that can be cut off from the stores.
     """
 
-    def __init__(self, cluster: DevCluster, client: AsyncClient, seed: int, spared: int) -> None:
+    def __init__(
+        self,
+        cluster: DevCluster,
+        client: AsyncClient,
+        seed: int,
+        spared: int,
+        cables: Mapping[Member, Cable],
+    ) -> None:
+        self._cables = cables
         self._cluster = cluster
         self._client = client
         self._random = random.Random(seed)
@@ -56,6 +66,8 @@ class Chaos:
             "server killed": (2, self._kill_server),
             "server told to stop": (1, self._stop_server),
             "server paused 4 s": (1, self._pause_server),
+            "server cut off 15 s": (1, self._cut_server),
+            "leader cut off beyond its term": (1, self._cut_leader),
             "leader killed": (1, self._kill_leader),
             "leader paused beyond its term": (1, self._pause_leader),
             "leader told to stop": (1, self._stop_leader),
@@ -140,6 +152,18 @@ class Chaos:
 
     async def _pause_server(self) -> bool:
         return self._pause(self._server().pid, 4.0)
+
+    def _cut(self, member: Member, seconds: float) -> bool:
+        cable = self._cables[member]
+        cable.cut()
+        self._after(seconds, cable.mend)
+        return True
+
+    async def _cut_server(self) -> bool:
+        return self._cut(self._server(), 15.0)
+
+    async def _cut_leader(self) -> bool:
+        return self._cut(await self._leader(), 18.0)
 
     async def _leader(self) -> Member:
         """The one whose process says so last in its log."""

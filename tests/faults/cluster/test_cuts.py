@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from longshore import AsyncClient
-from longshore_embedded.member import Member
 from tests.faults.cluster.deployment import DEADLINE, Deployment, recovered, until
-from tests.faults.proxy import Proxy
+from tests.soak.cables import cabled
 from tests.soak.chaos import led_at
 
-STORES = ("LONGSHORE_STORE", "LONGSHORE_REDIS")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 WAITING = 8
 CALLS = 50
-
-
-class Cable:
-    """What connects one process with the store and the bus; Ray and its clients go beside it."""
-
-    def __init__(self, proxies: list[Proxy]) -> None:
-        self._proxies = proxies
-
-    def cut(self) -> None:
-        """Nothing passes, and nobody is told: as when a switch dies."""
-        for proxy in self._proxies:
-            proxy.pause()
-
-    def mend(self) -> None:
-        """Connections of before are gone; new ones pass."""
-        for proxy in self._proxies:
-            proxy.resume()
-            proxy.reset()
-
-
-@asynccontextmanager
-async def cabled(member: Member) -> AsyncIterator[Cable]:
-    """The member, started anew with a cable in between; without it again afterwards."""
-    direct = {name: member.env[name] for name in STORES}
-    async with AsyncExitStack() as stack:
-        proxies = []
-        for name, url in direct.items():
-            address = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
-            proxy = await stack.enter_async_context(Proxy(address))
-            member.env[name] = url.replace(address, proxy.target)
-            proxies.append(proxy)
-        try:
-            await member.down()
-            await member.start()
-            yield Cable(proxies)
-        finally:
-            member.env.update(direct)
-            await member.down()
-            await member.start()
 
 
 async def test_row_24_a_leader_that_is_cut_off_from_the_stores_is_replaced(
