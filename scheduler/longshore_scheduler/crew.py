@@ -88,18 +88,27 @@ class Crew:
         return len(orphans)
 
     async def _adopt_workers(self) -> None:
-        """A worker that is slow to answer keeps what it holds until its lease is over."""
+        """A worker that is slow to answer keeps what it holds until its lease is over.
+
+        Ended is what nobody may wait for: workers of pools that are no longer declared, and silent
+        ones that the store does not know. Those were not up yet when their leader died.
+        """
         term = self._term
         found = await term.cluster.find_workers()
         silent = set(found.silent)
         known = await term.insist(term.store.list_workers) if silent else []
-        unheard = [unheard_worker(record) for record in known if record.id in silent]
-        for infos, answers in ((found.answered, True), (unheard, False)):
-            for info in infos:
-                if info.pool in term.pools:
-                    self.welcome(info, term.pools[info.pool], answers=answers)
-                else:  # no longer declared: what it runs is released below, and must not go on
-                    self.tell(info.worker_id, term.cluster.kill_worker(info.worker_id))
+        unheard = {w.id: unheard_worker(w) for w in known if w.id in silent}
+        ended = [worker_id for worker_id in found.silent if worker_id not in unheard]
+        living = [(info, True) for info in found.answered]
+        living += [(info, False) for info in unheard.values()]
+        ended += [info.worker_id for info, _ in living if info.pool not in term.pools]
+        if ended:
+            await term.confirm()
+        for worker_id in ended:
+            self.tell(worker_id, term.cluster.kill_worker(worker_id))
+        for info, answers in living:
+            if info.pool in term.pools:
+                self.welcome(info, term.pools[info.pool], answers=answers)
 
     async def _forget_the_vanished(self) -> None:
         """Workers that only the store still knows of are none."""
@@ -111,9 +120,12 @@ class Crew:
 
     async def release_orphans(self, attempts: Sequence[ActiveAttempt]) -> None:
         """Releases attempts that the store counts as held and no worker has."""
-        batch = Batch()
+        batch, roster = Batch(), self._term.roster
         for job in attempts:
-            held = Held.orphan(job)
+            held = roster.held.get(job.id)
+            if held is None or held.fence != job.fence:
+                held = Held.orphan(job)
+            roster.settle(held)
             self._absorber.set_back(batch, held, _lost("its worker is gone"), job.started_us)
         await self._absorber.write(batch)
 
@@ -239,7 +251,9 @@ class Crew:
         for job in leased:
             held = roster.held[job.id]
             held.bind(job)
-            if held.worker is None or held.worker.state is WorkerState.LOST:
+            # Replaced since it was planned, it takes another room, or another worker.
+            other = parse_needs(job.needs_json) != held.needs
+            if other or held.worker is None or held.worker.state is WorkerState.LOST:
                 homeless.append(held)
             else:
                 batches[job.worker_id].append(to_assignment(job, now_us))
@@ -250,16 +264,31 @@ class Crew:
         return len(leased) - len(homeless)
 
     async def _deliver(self, worker_id: str, assignments: list[Assignment]) -> None:
+        worker = self._term.roster.workers.get(worker_id)
+        if worker is None:
+            return  # its attempts were released with it
         try:
             await self._term.cluster.assign(worker_id, assignments)
-        except (WorkerGone, TimeoutError) as error:
-            worker = self._term.roster.workers.get(worker_id)
-            if worker is not None:
-                await self.lose(worker, str(error) or "it did not take an assignment")
+        except WorkerGone as error:
+            await self.lose(worker, str(error))
+        except TimeoutError:
+            self._ask_back(worker, assignments)
         except Exception as error:  # noqa: BLE001 - the worker lives, and took nothing of this call
             _log.error("worker %s refused an assignment: %s", worker_id, without_values(error))
             held = (self._term.roster.find(a.job_id, a.fence) for a in assignments)
             await self.give_up([h for h in held if h is not None])
+
+    def _ask_back(self, worker: Worker, assignments: Sequence[Assignment]) -> None:
+        """It may have them or not, and it may be well: its lease decides, and its reports do."""
+        worker.answers = False  # no more for it until it does
+        pairs = []
+        for assignment in assignments:
+            held = self._term.roster.find(assignment.job_id, assignment.fence)
+            if held is not None and held.started_at is None:
+                held.order(max(held.told, Told.RECALL), self._term.clock())
+                pairs.append((held.job_id, held.fence))
+        if pairs:
+            self.tell(worker.id, self._term.cluster.recall(worker.id, pairs))
 
     def tell(self, worker_id: str, call: Awaitable[None]) -> None:
         """Sends an order that the sweep repeats while it is due; nobody waits for it."""

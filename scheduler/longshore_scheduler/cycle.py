@@ -37,6 +37,7 @@ class Cycle:
         self._crew = crew
         self._turns = Turns()
         self._ended = -math.inf
+        self._fewest = _FEWEST_HEADS
 
     async def run(self) -> None:
         """Until the term is over: at once when woken, else at the sweep interval."""
@@ -83,6 +84,9 @@ class Cycle:
         snapshot, unread = await self._snapshot(wanted)
         planned = plan(snapshot)
         self._term.backlog = unread or bool(planned.waiting)
+        # What fits nowhere must not hide what waits behind it.
+        hidden = unread and planned.waiting
+        self._fewest = MAXIMUM_HEADS if hidden else _FEWEST_HEADS
         leased = await self._lease(planned)
         assigned = await self._crew.hand_over(leased)
         heads, placed = sum(map(len, snapshot.heads.values())), len(planned.placements)
@@ -113,7 +117,7 @@ class Cycle:
             return 0
         ahead = self._term.settings.maximum_prefetch if self._term.run_times.means else 0
         room = sum(max(w.room.runners + ahead - w.quick_count, 0) for w in ready)
-        return min(max(room, _FEWEST_HEADS), MAXIMUM_HEADS)
+        return min(max(room, self._fewest), MAXIMUM_HEADS)
 
     def _by_lane(self, heads: Iterable[Head]) -> dict[LaneKey, list[Head]]:
         held = self._term.roster.held

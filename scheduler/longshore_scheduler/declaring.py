@@ -7,13 +7,14 @@ from longshore_store.settings import Settings
 from longshore_store.store import Store
 
 
-async def declare_queues(store: Store, settings: Settings) -> None:
-    """Queues become as the settings say."""
+async def declare_queues(store: Store, settings: Settings, term: int | None = None) -> None:
+    """Queues become as the settings say. term: of the leader that says so, if there is one."""
     await store.declare_queues(
         [
             QueueDeclaration(name, q.maximum_waiting, _us(q.attempt_timeout), q.overflow_to)
             for name, q in settings.queues.items()
-        ]
+        ],
+        term,
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.pools import Pools
 from longshore_scheduler.roster import Worker, WorkerState
 from longshore_scheduler.term import Term
-from longshore_store.orders import DrainUpdate
+from longshore_store.orders import DrainUpdate, WorkerOrder
 
 KEPT = 600.0
 """Seconds that a drained worker is kept at most; its node may be gone long before."""
@@ -30,12 +31,26 @@ SEEN = 2.0
 
 @dataclass(slots=True)
 class _Drain:
-    """One worker on its way out. Clocks are the scheduler's; idle_at None while it has work."""
+    """One worker on its way out. Clocks are the scheduler's; idle_at None while it has work.
+
+    finished, released: what an earlier leader had counted.
+    """
 
     worker: Worker
     begun_at: float
+    finished: int
+    released: int
     idle_at: float | None = None
     told: bool = False
+
+    def update(self, known: WorkerOrder) -> DrainUpdate | None:
+        """What the store does not know yet; None where it knows all."""
+        finished = self.finished + self.worker.finished - known.finished
+        released = self.released + self.worker.released - known.released
+        idle = self.idle_at is not None and not self.told
+        if not (finished or released or idle):
+            return None
+        return DrainUpdate(self.worker.id, finished, released, idle)
 
 
 class Draining:
@@ -51,22 +66,23 @@ class Draining:
     async def run_once(self, now: float) -> int:
         """Reads the orders and does what is due. Returns how many workers changed their state."""
         term = self._term
-        orders = {order.worker_id: order for order in await term.insist(term.store.worker_orders)}
+        orders = await term.insist(self._orders)
         changed = term.roster.obey(orders)
         if changed:
             term.wake.set()
         for worker in term.roster:
             order = orders.get(worker.id)
             if order and order.state == WorkerState.DRAINING and worker.id not in self._drains:
-                self._begin(worker, order.drain_until_us, now)
+                self._begin(worker, order, now)
         self._drains = {i: d for i, d in self._drains.items() if i in term.roster.workers}
-        await self._record()
+        await self._record(orders)
         await self._let_go(now)
         return changed
 
-    def _begin(self, worker: Worker, until_us: int | None, now: float) -> None:
+    def _begin(self, worker: Worker, order: WorkerOrder, now: float) -> None:
+        until_us = order.drain_until_us
         left = 0.0 if until_us is None else (until_us - self._term.store.now_us()) / 1e6
-        self._drains[worker.id] = drain = _Drain(worker, now)
+        self._drains[worker.id] = drain = _Drain(worker, now, order.finished, order.released)
         self._term.spawn(self._drain(drain, max(left, 0.0)), f"drain {worker.id}")
 
     async def _drain(self, drain: _Drain, grace: float) -> None:
@@ -78,22 +94,26 @@ class Draining:
         drain.idle_at = self._term.clock()
         self._term.chores.set()
 
-    async def _record(self) -> None:
+    async def _orders(self) -> dict[str, WorkerOrder]:
+        return {order.worker_id: order for order in await self._term.store.worker_orders()}
+
+    def _updates(self, orders: Mapping[str, WorkerOrder]) -> list[DrainUpdate]:
+        drains = [drain for drain in self._drains.values() if drain.worker.id in orders]
+        updates = [drain.update(orders[drain.worker.id]) for drain in drains]
+        return [update for update in updates if update is not None]
+
+    async def _record(self, orders: Mapping[str, WorkerOrder]) -> None:
         """Tells the store, and so whoever waits for the drain, what came of it since."""
-        told = []
-        updates = []
-        for worker_id, drain in self._drains.items():
-            idle = drain.idle_at is not None and not drain.told
-            finished, released = drain.worker.take_ended()
-            if idle or finished or released:
-                updates.append(DrainUpdate(worker_id, finished, released, idle))
-            if idle:
-                told.append(drain)
-        if updates:
-            term = self._term
-            await term.insist(lambda: term.store.record_drains(term.number, updates))
-        for drain in told:
+        idle = [drain for drain in self._drains.values() if drain.idle_at is not None]
+        if self._updates(orders):
+            await self._term.insist(self._try_to_record)
+        for drain in idle:
             drain.told = True
+
+    async def _try_to_record(self) -> None:
+        # Read anew at each try: counts are added, and a try may have come through.
+        if updates := self._updates(await self._orders()):
+            await self._term.store.record_drains(self._term.number, updates)
 
     async def _let_go(self, now: float) -> None:
         """Ends drained workers that were kept for long, or whose place is needed."""

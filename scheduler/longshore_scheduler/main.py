@@ -78,9 +78,9 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
         stack.push_async_callback(store.close)
         bus = await open_bus(stack, options.redis, store, settings.cluster, publishes_wakes=False)
 
-        async def declare() -> None:
-            await declare_queues(store, settings)
-            await store.publish_tasks(tasks)
+        async def declare(term: int) -> None:
+            await declare_queues(store, settings, term)
+            await store.publish_tasks(tasks, term)
 
         scheduler = Scheduler(
             store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -105,7 +106,10 @@ def _of_device(failure: Failure) -> bool:
 
 def backoff(policy: RetryPolicy, failures: int, random: float) -> float:
     """Seconds before the next attempt after so many failures, between (1 - jitter) of it and it."""
-    growth = policy.multiplier ** (failures - 1)
+    try:
+        growth = policy.multiplier ** (failures - 1)
+    except OverflowError:  # a task may declare thousands of attempts
+        growth = sys.float_info.max
     full = min(policy.initial_backoff * growth, policy.maximum_backoff)
     return full * (1.0 - policy.jitter * random)
 

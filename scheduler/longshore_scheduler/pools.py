@@ -66,11 +66,22 @@ class Pools:
         return pool.settings.minimum_workers
 
     def _size(self, name: str) -> int:
-        """Workers that stay: one that is drained has a replacement from the start."""
-        return sum(
-            worker.pool.name == name and worker.state is not WorkerState.DRAINING
+        """Workers that stay: one that leaves has a replacement from the start."""
+        leaving = (
+            worker.outdated or worker.state is WorkerState.DRAINING
             for worker in self._term.roster
+            if worker.pool.name == name
         )
+        return sum(not leaves for leaves in leaving)
+
+    async def retire(self) -> int:
+        """Ends workers whose pool has another shape by now, once they hold nothing."""
+        # One that is drained as well may still be waited for: that ends it.
+        steered = [w for w in self._term.roster if w.state is not WorkerState.DRAINING]
+        idle = [worker for worker in steered if worker.outdated and not worker.held]
+        for worker in idle:
+            await self._crew.lose(worker, "its pool has another shape now")
+        return len(idle)
 
     def starting(self, name: str) -> int:
         """How many workers of a pool are not up yet."""
@@ -108,7 +119,7 @@ class Pools:
         term = self._term
         workers = [worker_record(worker) for worker in term.roster]
         pools = [self._record(pool) for pool in term.pools.values()]
-        writes = [term.insist(lambda: term.store.publish_pools(pools))]
+        writes = [term.insist(lambda: term.store.publish_pools(pools, term.number))]
         if workers:
             writes.append(term.insist(lambda: term.store.record_workers(term.number, workers)))
         await asyncio.gather(*writes)
@@ -137,7 +148,7 @@ def worker_record(worker: Worker) -> WorkerRecord:
         int(worker.state),
         info.node,
         info.pid,
-        worker.pool.shape_json,
+        worker.shape_json,
         json.dumps([device._asdict() for device in info.devices]),
         len(worker.held),
         worker.began_us,

@@ -115,6 +115,9 @@ class RayCluster:
         that is told to stop meanwhile does not wait for it.
         """
         if self._address is None:
+            if self._head is not None and self._head.ended:
+                await self._head.stop()
+                self._head = None
             self._head = self._head or await LocalHead.start(self._local(pools))
         address = self._address or (self._head.address if self._head else "")
         await _require_listener(address)
@@ -347,7 +350,8 @@ class RayCluster:
 async def _listens(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(CALL_DEADLINE):
-            _, writer = await asyncio.open_connection(host, port)
+            # An IPv6 address is written in brackets before a port, and nowhere else.
+            _, writer = await asyncio.open_connection(host.strip("[]"), port)
     except (OSError, TimeoutError):
         return False
     writer.close()
@@ -357,7 +361,7 @@ async def _listens(host: str, port: int) -> bool:
 async def _require_listener(address: str) -> None:
     """Raises ConnectionError where nobody listens: Ray would try for a minute, and say nothing."""
     host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and not await _listens(host.strip("[]"), int(port)):
+    if colon and port.isdigit() and not await _listens(host, int(port)):
         raise ConnectionError(f"nobody listens at {address}, the address of Ray's head")
 
 

@@ -22,6 +22,7 @@ from longshore_scheduler.term import Term
 from longshore_store.model import Fenced
 from longshore_store.retention_records import Ages, ages_of
 from longshore_store.settings import RetentionSettings
+from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +93,9 @@ class Retention:
                 more = await self.run_once()
             except Fenced:
                 return
-            except Exception:  # noqa: BLE001 - jobs are worth more than the room of old ones
-                _log.exception("nothing is deleted for now, trying again in %.0f s", REST)
+            except Exception as error:  # noqa: BLE001 - jobs are worth more than the room of old ones
+                told = without_values(error)
+                _log.error("nothing is deleted for now, trying again in %.0f s: %s", REST, told)
                 more = False
             took = time.perf_counter() - began
             self._adapt(took)

@@ -12,8 +12,9 @@ from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.plan import Placement, WorkerView
 from longshore_scheduler.policy import Counters
 from longshore_scheduler.room import count_fitting, empty_room, give, take
+from longshore_scheduler.specs import wire_needs
 from longshore_store.model import ActiveAttempt, Leased
-from longshore_store.needs import Needs, parse_needs
+from longshore_store.needs import Needs, needs_json, parse_needs
 from longshore_store.orders import WorkerOrder
 
 _MODELS = 8
@@ -113,9 +114,12 @@ class Held:
 class Worker:
     """A worker as the scheduler sees it. Its times are the store's.
 
-    answers: False from a change of leader until it replied to the new one: until then it gets no
-    new work, and its lease decides. heard_us: when it replied last. excused_us: time since then
-    that says nothing about it, because this process did not run or was busy with its reports.
+    answers: False from a change of leader until it replied to the new one, and from a call that it
+    did not answer until its next reply: it gets no new work, and its lease decides. heard_us: when
+    it replied last. excused_us: time since then that says nothing about it, because this process
+    did not run or was busy with its reports.
+    outdated: its pool was declared anew since it was made, with another shape. It ends what it
+    has, takes no more, and goes.
     finished, released: attempts that ended by themselves during its drain, and that were taken
     back.
     """
@@ -128,7 +132,8 @@ class Worker:
         self.id = info.worker_id
         self.pool = pool
         self.began_us = began_us
-        self.state = WorkerState.READY
+        self.outdated = info.capacity != wire_needs(pool.shape_json)
+        self.state = WorkerState.CORDONED if self.outdated else WorkerState.READY
         self.heard_us = began_us
         self.excused_us = 0
         self.finished = self.released = 0
@@ -151,6 +156,13 @@ class Worker:
             frozenset(self.models),
         )
 
+    @property
+    def shape_json(self) -> str:
+        """What it offers, in the form of `needs_json`."""
+        capacity = self.info.capacity._asdict()
+        custom = dict(capacity.pop("custom"))
+        return needs_json(**capacity, custom=custom, accelerators=self.pool.settings.accelerators)
+
     def hear(self, now_us: int) -> None:
         """It replied."""
         self.answers = True
@@ -172,6 +184,8 @@ class Worker:
         """
         if self.state not in _STEERED or ordered not in (*_STEERED, WorkerState.DRAINING):
             return False
+        if self.outdated and ordered is WorkerState.READY:
+            return False
         changed, self.state = self.state is not ordered, ordered
         return changed
 
@@ -180,12 +194,6 @@ class Worker:
         if self.state is WorkerState.DRAINING:
             self.finished += ended - released
             self.released += released
-
-    def take_ended(self) -> tuple[int, int]:
-        """What was counted since the last call: finished, released."""
-        taken = self.finished, self.released
-        self.finished = self.released = 0
-        return taken
 
     def occupy(self, held: Held) -> None:
         """Takes the room of an attempt, or its place among the quick ones."""
@@ -217,10 +225,15 @@ class Worker:
         old = takewhile(lambda held: held.placed_at < before, self.held.values())
         return [held for held in old if not held.settled]
 
+    @property
+    def takes_work(self) -> bool:
+        """False where it is on its way out, or has not answered yet."""
+        return self.state is WorkerState.READY and self.answers
+
     def idle_for(self, needs: Needs) -> bool:
         """True where such an attempt would begin at once."""
         free = count_fitting(self.room, needs)
-        return self.state is WorkerState.READY and self.quick_count < free
+        return self.takes_work and self.quick_count < free
 
     def remember_model(self, model: str) -> None:
         """The newest few models are probably loaded."""
@@ -252,7 +265,7 @@ class Roster:
 
     def ready(self) -> list[Worker]:
         """Those that take work."""
-        return [w for w in self.workers.values() if w.state is WorkerState.READY and w.answers]
+        return [worker for worker in self.workers.values() if worker.takes_work]
 
     def obey(self, orders: Mapping[str, WorkerOrder]) -> int:
         """Workers take the states that were ordered of them. Returns how many changed theirs."""

@@ -46,7 +46,8 @@ class Scheduler:
         keep_workers: `stop` leaves workers and what they run to the next leader.
         single_term: it ends with its first term, and its process is to be started anew: what a
             paused or cut off leader knew is not worth keeping. Else it seeks leadership again.
-        declare: done at the start of a term; a standby must not declare what is not in force.
+        declare: done at the start of a term, whose number it gets; a standby must not declare
+            what is not in force.
         clock: seconds, monotonic. chance: uniform in [0, 1).
     """
 
@@ -61,7 +62,7 @@ class Scheduler:
         artifacts: Path | None = None,
         keep_workers: bool = False,
         single_term: bool = False,
-        declare: Callable[[], Awaitable[None]] | None = None,
+        declare: Callable[[int], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -195,8 +196,8 @@ class Scheduler:
             self._led = None
 
     async def _work(self, led: _Led) -> None:
-        if self._declare is not None:
-            await led.term.insist(self._declare)
+        if (declare := self._declare) is not None:
+            await led.term.insist(lambda: declare(led.term.number))
         await self._start_cluster(led.term)
         lost = led.term.spawn(self._cluster.watch(), "watch the cluster")
         led_to_the_end = led.term.spawn(led.run(), "lead")

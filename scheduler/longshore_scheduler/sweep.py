@@ -42,6 +42,7 @@ class Swept(NamedTuple):
     asked: int = 0
     steered: int = 0
     redriven: int = 0
+    retired: int = 0
     started: int = 0
 
 
@@ -93,11 +94,12 @@ class Sweep:
             cancelled=await self.order_cancels(),
             recalled=self.recall_overdue(now),
             lost=await self.lose_silent(),
-            unheard=await self.release_unheard(now),
+            unheard=await self.release_unheard(),
             orphans=await self.release_orphans(now),
             asked=self._forgotten.run_once(now),
             steered=await self._draining.run_once(now),
             redriven=await self._redriving.run_once(),
+            retired=await self._pools.retire(),
             started=self._pools.maintain(),
         )
         await self._publish(now)
@@ -229,21 +231,25 @@ class Sweep:
                 lost += 1
         return lost
 
-    async def release_unheard(self, now: float) -> int:
-        """Releases what was to be given up a lease ago, had not begun and was not answered for.
+    async def release_unheard(self) -> int:
+        """Releases what was to be given up, had not begun and was not answered for in a lease.
 
         The worker lives and would have answered: an earlier leader leased the attempt and died
         before it handed it over.
         """
-        before = now - self._term.settings.lease
-        unheard = [
+        unheard = [held for worker in self._term.roster for held in self._unheard(worker)]
+        await self._crew.give_up(unheard)
+        return len(unheard)
+
+    def _unheard(self, worker: Worker) -> list[Held]:
+        # Up to its last reply all is known that it said: what we did not ask for may be an answer.
+        quiet = (self._term.store.now_us() - worker.heard_us) / 1e6
+        before = self._term.clock() - quiet - self._term.settings.lease
+        return [
             held
-            for worker in self._term.roster
             for held in worker.overdue(before)
             if held.told is not Told.NOTHING and held.started_at is None and held.told_at < before
         ]
-        await self._crew.give_up(unheard)
-        return len(unheard)
 
     async def release_orphans(self, now: float) -> int:
         """Releases attempts that the store counts as held and nobody has.
@@ -269,10 +275,9 @@ class Sweep:
         held = self._term.roster.held.get(job.id)
         if held is None or held.fence != job.fence:
             return True
-        # Its outcome was here and is not in the store, and nobody is left who could bring it.
+        # Nobody is left who could bring its outcome, or what came of it is not in the store.
         worker = held.worker
-        gone = worker is None or (worker.state is WorkerState.LOST and not worker.absorbing)
-        return held.settled and gone
+        return worker is None or (worker.state is WorkerState.LOST and not worker.absorbing)
 
     async def _publish(self, now: float) -> None:
         if now - self._clocks.published >= _PUBLISH_EVERY or self._unpublished():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from longshore_scheduler.plan import LaneKey
 from longshore_store.model import Lane
 
 MAXIMUM_LANES = 1024
-"""Lanes read in one cycle: those served least; the others have their turn in the next."""
+"""Lanes read in one cycle; what is beyond has its turn in the next ones."""
 
 MAXIMUM_HEADS = 4096
 """Heads read in one cycle, so that its cost has a bound whatever waits."""
@@ -21,6 +22,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._passes: dict[LaneKey, float] = {}
+        self._last: LaneKey = ("", "")
 
     @property
     def passes(self) -> Mapping[LaneKey, float]:
@@ -29,7 +31,7 @@ class Turns:
 
     def join(self, lanes: Sequence[Lane]) -> None:
         """Forgets lanes that no longer wait and levels new ones."""
-        waiting = {(lane.queue, lane.tenant) for lane in lanes}
+        waiting = {_key(lane) for lane in lanes}
         known = {lane: served for lane, served in self._passes.items() if lane in waiting}
         level = min(known.values(), default=0.0)
         self._passes = {lane: known.get(lane, level) - level for lane in waiting}
@@ -44,8 +46,7 @@ class Turns:
 
         At least a few of each, because the first may need a resource that nobody has free.
         """
-        first = sorted(lanes, key=lambda lane: self._passes.get((lane.queue, lane.tenant), 0.0))
-        lanes = sorted(first[:MAXIMUM_LANES], key=lambda lane: lane.waiting)
+        lanes = sorted(self._chosen(lanes), key=lambda lane: lane.waiting)
         left, rations = heads, []
         for index, lane in enumerate(lanes):
             share = max(left // (len(lanes) - index), _FEWEST)
@@ -53,3 +54,22 @@ class Turns:
             left = max(left - count, 0)
             rations.append((lane, count))
         return rations
+
+    def _chosen(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
+        """Where there are too many: half of them those served least, half in the order of names.
+
+        Lanes whose jobs fit nowhere are served least for ever, and must not hide the others.
+        """
+        if len(lanes) <= MAXIMUM_LANES:
+            return lanes
+        half = MAXIMUM_LANES // 2
+        order = sorted(lanes, key=lambda lane: (self._passes.get(_key(lane), 0.0), lane))
+        others = sorted(order[half:])
+        start = bisect_right(others, self._last, key=_key)
+        turn = (others[start:] + others[:start])[: MAXIMUM_LANES - half]
+        self._last = _key(turn[-1])
+        return [*order[:half], *turn]
+
+
+def _key(lane: Lane) -> LaneKey:
+    return (lane.queue, lane.tenant)

@@ -271,6 +271,7 @@ _OUTAGE_SIGNS = (
     "connection",
     "timeout",
     "unable to open",
+    "interrupted",
 )
 
 

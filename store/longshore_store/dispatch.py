@@ -40,7 +40,8 @@ class DispatchReads:
         return await self._dialect.rows(connection, query, {})
 
     async def lanes(self, connection: Connection) -> list[Lane]:
-        """Unpaused lanes with waiting jobs, by name."""
+        """Unpaused lanes with waiting jobs, by name. Those of a queue that is not declared any
+        more are among them: it may have gone while a job was on its way there."""
         rows = await self._rows(connection, _lanes)
         return [Lane(queue, tenant, int(n)) for queue, tenant, n in rows]
 
@@ -108,8 +109,8 @@ def _lanes() -> Select[Any]:
     waiting = func.sum(queue_counts.c.waiting)
     return (
         select(queue_counts.c.queue, queue_counts.c.tenant, waiting)
-        .select_from(queue_counts.join(queues, queues.c.name == queue_counts.c.queue))
-        .where(queues.c.paused.is_(False))
+        .select_from(queue_counts.outerjoin(queues, queues.c.name == queue_counts.c.queue))
+        .where(queues.c.paused.is_not(True))
         .group_by(queue_counts.c.queue, queue_counts.c.tenant)
         .having(waiting > 0)
         .order_by(queue_counts.c.queue, queue_counts.c.tenant)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Text, bindparam, select, update
+from sqlalchemy import BigInteger, ColumnElement, Select, Text, bindparam, func, select, update
 
 from longshore_store import states
 from longshore_store.committer import Transaction, Write
@@ -24,7 +24,7 @@ from longshore_store.redrive_records import Advanced, DeadLetters, RedriveRecord
 from longshore_store.tables import jobs, redrive_jobs, redrives
 
 MOST_AT_ONCE = 64
-"""Redrives that advance side by side; later ones wait for an end."""
+"""Redrives that advance side by side; those beyond wait for an end."""
 
 _COLUMNS = (
     redrives.c.id, redrives.c.selection_json, redrives.c.rate_milli,
@@ -51,7 +51,7 @@ class RedriveReads:
         return [_record(row) for row in await self._dialect.rows(connection, ordered, {})]
 
     async def running(self, connection: Connection) -> list[RedriveRecord]:
-        """Those that have not ended, the oldest first."""
+        """Those that have not ended, the oldest of each tenant first."""
         query = self._dialect.fixed("redrives.running", _running)
         return [_record(row) for row in await self._dialect.rows(connection, query, {})]
 
@@ -139,8 +139,12 @@ class RedriveWrites:
 
 
 def _running() -> Select[Any]:
+    """By turns: slow ones of one tenant must not keep others waiting."""
     going = redrives.c.state == number(RedriveState.RUNNING)
-    return select(*_COLUMNS).where(going).order_by(redrives.c.id).limit(MOST_AT_ONCE)
+    turn = func.row_number().over(partition_by=redrives.c.tenant, order_by=redrives.c.id)
+    r = select(*_COLUMNS, turn.label("turn")).where(going).subquery("r")
+    columns = [r.c[column.name] for column in _COLUMNS]
+    return select(*columns).order_by(r.c.turn, r.c.id).limit(MOST_AT_ONCE)
 
 
 def _record(row: Row) -> RedriveRecord:

@@ -30,6 +30,8 @@ from longshore_store.upkeep import Upkeep, upkeep_handlers
 Handler = Callable[[Transaction, list[Write]], Any]
 T = TypeVar("T")
 READ_DEADLINE = 20.0
+CLOCK_KEPT = 10.0
+"""Seconds after which a process that writes asks a shared database for the time again."""
 
 
 class SqlStore(Upkeep):
@@ -49,6 +51,7 @@ class SqlStore(Upkeep):
         self._clock = clock
         self._cluster = cluster
         self._offset_us = 0
+        self._clock_set = time.monotonic()
         self._last_us = 0
         self._listeners: list[Listener] = []
         self._leadership = LeadershipWrites(self._dialect)
@@ -122,7 +125,7 @@ class SqlStore(Upkeep):
         self._dialect.lock()
         try:
             await open_database(self._dialect, self._cluster, self._leadership)
-            await self._set_clock(None)
+            self._offset_us = await self._read(self._dialect.clock_offset_us)
         except BaseException:
             await self._dialect.close()
             self._dialect.unlock()
@@ -143,8 +146,16 @@ class SqlStore(Upkeep):
         self._last_us = max(self._last_us, now)
         return self._last_us
 
-    async def _set_clock(self, known: int | None) -> None:
-        self._offset_us = await self._read(lambda c: self._dialect.clock_offset_us(c, known))
+    async def _set_clock(self, tx: Transaction, batch: list[Write]) -> None:
+        """By the database's, now and then. This process's stands still while its machine is
+        suspended, and what it stamped too early would expire too early."""
+        if self._clock is not None or self._dialect.exclusive:
+            return
+        leads = any(write.kind == "lead" for write in batch)
+        if leads or time.monotonic() - self._clock_set >= CLOCK_KEPT:
+            self._offset_us = await self._dialect.clock_offset_us(tx.connection)
+            self._clock_set = time.monotonic()
+            tx.now_us = self.now_us()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Hints after commits of this process."""
@@ -159,6 +170,7 @@ class SqlStore(Upkeep):
     # -- writing
 
     async def _apply(self, tx: Transaction, batch: list[Write]) -> None:
+        await self._set_clock(tx, batch)
         await self._leadership.fence(tx, batch)
         by_kind: dict[str, list[Write]] = {}
         for write in batch:
@@ -199,7 +211,6 @@ class SqlStore(Upkeep):
 
     async def lead(self, leader_id: str, ttl_us: int) -> int | None:
         """See Store. Also sets the clock by the database's."""
-        await self._set_clock(self._offset_us)
         answer: int | None = await self._write("lead", leader_id=leader_id, ttl_us=ttl_us)
         return answer
 
@@ -303,9 +314,11 @@ class SqlStore(Upkeep):
         bulk = sum(len(u.value_json) for u in updates)
         await self._settle("save_checkpoints", term, updates, bulk)
 
-    async def declare_queues(self, queues: Sequence[m.QueueDeclaration]) -> None:
+    async def declare_queues(
+        self, queues: Sequence[m.QueueDeclaration], term: int | None = None
+    ) -> None:
         """See Store."""
-        await self._write("declare_queues", queues)
+        await self._write("declare_queues", queues, term)
 
     async def pause_queue(self, name: str, reason: str) -> bool:
         """See Store."""
@@ -317,13 +330,13 @@ class SqlStore(Upkeep):
         answer: bool = await self._write("steer_queue", name=name, paused=False, reason="")
         return answer
 
-    async def publish_tasks(self, tasks: Sequence[m.TaskRecord]) -> None:
+    async def publish_tasks(self, tasks: Sequence[m.TaskRecord], term: int | None = None) -> None:
         """See Store."""
-        await self._write("publish_tasks", tasks)
+        await self._write("publish_tasks", tasks, term)
 
-    async def publish_pools(self, pools: Sequence[m.PoolRecord]) -> None:
+    async def publish_pools(self, pools: Sequence[m.PoolRecord], term: int | None = None) -> None:
         """See Store."""
-        await self._write("publish_pools", pools)
+        await self._write("publish_pools", pools, term)
 
     async def record_workers(self, term: int, workers: Sequence[m.WorkerRecord]) -> None:
         """See Store."""

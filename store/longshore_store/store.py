@@ -128,7 +128,7 @@ class Store(Protocol):
         """One page of a tenant's redrives, the newest first."""
 
     async def running_redrives(self) -> list[RedriveRecord]:
-        """Redrives of all tenants that have not ended, the oldest first, at most 64."""
+        """Redrives that have not ended, at most 64: the oldest of each tenant, then the next."""
 
     # -- the scheduler's writes
 
@@ -237,8 +237,14 @@ class Store(Protocol):
 
     # -- queues, tasks, pools, workers
 
-    async def declare_queues(self, queues: Sequence[QueueDeclaration]) -> None:
-        """Makes the declared queues exist as declared; keeps others that hold jobs."""
+    async def declare_queues(
+        self, queues: Sequence[QueueDeclaration], term: int | None = None
+    ) -> None:
+        """Makes the declared queues exist as declared; keeps others that hold jobs.
+
+        A leader gives its term here, and where it publishes: Fenced then keeps what a newer one
+        has declared. None is for who starts before anybody leads.
+        """
 
     async def list_queues(self) -> list[QueueRecord]:
         """Every queue, by name."""
@@ -249,13 +255,13 @@ class Store(Protocol):
     async def resume_queue(self, name: str) -> bool:
         """Undoes pause_queue. False where there is no such queue."""
 
-    async def publish_tasks(self, tasks: Sequence[TaskRecord]) -> None:
+    async def publish_tasks(self, tasks: Sequence[TaskRecord], term: int | None = None) -> None:
         """Replaces the catalogue of tasks."""
 
     async def list_tasks(self) -> list[TaskRecord]:
         """The catalogue, by name."""
 
-    async def publish_pools(self, pools: Sequence[PoolRecord]) -> None:
+    async def publish_pools(self, pools: Sequence[PoolRecord], term: int | None = None) -> None:
         """Replaces the pools."""
 
     async def list_pools(self) -> list[PoolRecord]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, Text, and_, func, literal_column, select
 
 from longshore_store.acceptance import deadlines, first_state, needs_gpu
-from longshore_store.committer import KeyTaken, Transaction, Write
+from longshore_store.committer import KeyTaken, Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import (
     EVENT_COLUMNS,
@@ -86,19 +86,27 @@ class SubmitWrites:
             number(0), number(0),
         ).where(lanes.c.n > 0)  # fmt: skip
         self._count = dialect.fix(add_counts(dialect, waiting))
-        self._unique = UniqueClaims(dialect)
+        self._unique = UniqueClaims(dialect, self._require_room)
 
     async def submit_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its Accepted, or refuses it whole.
 
-        The common case inserts everything of every caller at once. Where a key is taken, a queue
-        is full or a job has a uniqueness claim, each call is looked at by itself.
+        The common case inserts everything of every caller at once, and a repeated call is only
+        answered. Where some keys of a call are taken, a queue is full or a job has a uniqueness
+        claim, the call is looked at by itself: that takes a Postgres milliseconds for each.
         """
-        together = [] if tx.look_first else await self._plain(tx, writes)
-        await self._insert(tx, [job for w in together for job in w.rows])
+        known = await self._by_key(tx, rows_of(writes)) if tx.look_first else {}
+        together = await self._plain(tx, writes, set(known))
+        fresh = [job for write in writes if write in together for job in write.rows]
+        await self._insert(tx, fresh)
+        if tx.look_first:
+            keyed = (job for job in fresh if job.idempotency_key)
+            known |= {_key(job): _found(job, _accepted(job, tx.now_us)) for job in keyed}
         for write in writes:
             if write in together:
                 write.answer = [_accepted(job, tx.now_us) for job in write.rows]
+            elif all(_key(job) in known for job in write.rows):
+                _answer_again(write, known)
             else:
                 await self._submit_alone(tx, write)
 
@@ -111,14 +119,19 @@ class SubmitWrites:
             await savepoint.rollback()
             del tx.changed[known:]
 
-    async def _plain(self, tx: Transaction, writes: list[Write]) -> list[Write]:
-        """Writes that claim nothing and that their queues have room for."""
+    async def _plain(
+        self, tx: Transaction, writes: list[Write], taken: set[tuple[str, str | None]]
+    ) -> set[Write]:
+        """Writes that claim nothing, have no key that is taken, and fit into their queues."""
         free = [w for w in writes if not any(job.unique for job in w.rows)]
         depths = await self._depths(tx, {job.queue for w in free for job in w.rows})
-        found = []
+        found = set()
         for write in free:
-            if _refusal(list(enumerate(write.rows)), depths) is None:
-                found.append(write)
+            keys = [_key(job) for job in write.rows if job.idempotency_key]
+            repeated = tx.look_first and (len(set(keys)) < len(keys) or not taken.isdisjoint(keys))
+            if not repeated and _refusal(list(enumerate(write.rows)), depths) is None:
+                found.add(write)
+                taken.update(keys)
                 for job in write.rows:
                     depths[job.queue][0] += 1
         return found
@@ -185,7 +198,7 @@ class SubmitWrites:
         answers: list[Accepted] = []
         fresh: list[tuple[int, NewJob]] = []
         for index, job in enumerate(new):
-            earlier = by_key.get((job.tenant, job.idempotency_key))
+            earlier = by_key.get(_key(job))
             if earlier is not None:
                 answers.append(_repeated(index, job, earlier))
                 continue
@@ -198,9 +211,7 @@ class SubmitWrites:
                     fresh.append((index, job))
             answers.append(answer)
             if job.idempotency_key:  # and may have the same key
-                by_key[job.tenant, job.idempotency_key] = (
-                    answer.job_id, job.fingerprint, answer.state, answer.created_us,
-                )  # fmt: skip
+                by_key[_key(job)] = _found(job, answer)
         await self._insert_fitting(tx, fresh)
         return answers
 
@@ -211,7 +222,7 @@ class SubmitWrites:
     async def _by_key(
         self, tx: Transaction, new: Sequence[NewJob]
     ) -> dict[tuple[str, str | None], Row]:
-        keys = [(job.tenant, job.idempotency_key) for job in new if job.idempotency_key]
+        keys = [_key(job) for job in new if job.idempotency_key]
         if not keys:
             return {}
         r = self._dialect.rowset("k", {"tenant": "text", "key": "text"})
@@ -249,6 +260,22 @@ def _refusal(new: Sequence[tuple[int, NewJob]], depths: dict[str, list[int]]) ->
         if maximum and waiting + taken[job.queue] > maximum:
             return QueueFull(index, job.queue, waiting, maximum)
     return None
+
+
+def _key(job: NewJob) -> tuple[str, str | None]:
+    return job.tenant, job.idempotency_key
+
+
+def _found(job: NewJob, answer: Accepted) -> Row:
+    """What `_by_key` would read of a job that was just accepted."""
+    return answer.job_id, job.fingerprint, answer.state, answer.created_us
+
+
+def _answer_again(write: Write, known: Mapping[tuple[str, str | None], Row]) -> None:
+    try:
+        write.answer = [_repeated(i, job, known[_key(job)]) for i, job in enumerate(write.rows)]
+    except SubmitRefused as error:
+        write.error = error
 
 
 def _repeated(index: int, job: NewJob, earlier: Row) -> Accepted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Insert, Text, bindparam, delete, literal_column, or_, select, update
@@ -32,12 +32,20 @@ from longshore_store.model import (
 from longshore_store.states import TERMINAL, WAITING, JobState
 from longshore_store.tables import events, job_labels, job_specs, jobs, unique_claims
 
+RequireRoom = Callable[[Transaction, Sequence[tuple[int, NewJob]]], Awaitable[None]]
+
 
 class UniqueClaims:
-    """Finds the holder of a key and does what on_conflict asks for."""
+    """Finds the holder of a key and does what on_conflict asks for.
 
-    def __init__(self, dialect: Dialect) -> None:
+    Args:
+        require_room: raises QueueFull where a queue has no room for new jobs, given with their
+            places in the call.
+    """
+
+    def __init__(self, dialect: Dialect, require_room: RequireRoom) -> None:
         self._dialect = dialect
+        self._require_room = require_room
         self._cancel = CancelWrites(dialect)
 
     async def resolve(self, tx: Transaction, index: int, job: NewJob) -> Accepted | None:
@@ -45,13 +53,14 @@ class UniqueClaims:
 
         Raises:
             UniquenessConflict: the key is held and on_conflict is REJECT.
+            QueueFull: the job that is there would move into a full queue.
         """
         assert job.unique is not None
         holder = await self._holder(tx, job)
         if holder is None:
             await self._claim(tx, job)
             return None
-        job_id, state, created_us = holder
+        job_id, state, created_us, first_started_us = holder
         match job.unique.on_conflict:
             case OnConflict.REJECT:
                 raise UniquenessConflict(index, job.unique.key, job_id)
@@ -59,8 +68,9 @@ class UniqueClaims:
                 await self._cancel.cancel(tx, [job_id], "replaced by a newer job", force=False)
                 await self._claim(tx, job)
                 return None
-            case OnConflict.REPLACE_QUEUED if state in WAITING:
-                state = await self._replace(tx, job, holder)
+            # One that has started may have a checkpoint, which is of its own spec alone.
+            case OnConflict.REPLACE_QUEUED if state in WAITING and first_started_us is None:
+                state = await self._replace(tx, index, job, job_id)
         return Accepted(job_id, False, JobState(state), created_us)
 
     async def _holder(self, tx: Transaction, job: NewJob) -> Row | None:
@@ -69,7 +79,7 @@ class UniqueClaims:
         await self._lock(tx, job)
         active = jobs.c.state.not_in([number(s) for s in sorted(TERMINAL)])
         query = (
-            select(jobs.c.id, jobs.c.state, jobs.c.created_us)
+            select(jobs.c.id, jobs.c.state, jobs.c.created_us, jobs.c.first_started_us)
             .select_from(unique_claims.join(jobs, jobs.c.id == claim.job_id))
             .where(claim.tenant == job.tenant, claim.task == job.task)
             .where(claim.key == job.unique.key)
@@ -98,14 +108,15 @@ class UniqueClaims:
         insert = self._dialect.insert(unique_claims).values(binds)
         return upsert(insert, ["tenant", "task", "key"], changes)
 
-    async def _replace(self, tx: Transaction, job: NewJob, holder: Row) -> JobState:
+    async def _replace(self, tx: Transaction, index: int, job: NewJob, job_id: str) -> JobState:
         """A waiting job takes the new spec. Only its own queue counts it, before and after."""
-        job_id = holder[0]
         expire_us, total_us = deadlines(job, tx.now_us)
         state = first_state(job, tx.now_us)
         before = (
             await tx.connection.execute(select(jobs.c.queue).where(jobs.c.id == job_id))
         ).scalar_one()
+        if before != job.queue:
+            await self._require_room(tx, [(index, job)])
         values: dict[str, Any] = {
             "prior_state": jobs.c.state,
             "state": int(state),

@@ -12,7 +12,6 @@ from longshore_cpu_workers.wire import (
     Cancel,
     Failed,
     Failure,
-    Needs,
     PollReply,
     Report,
     Returned,
@@ -21,6 +20,7 @@ from longshore_cpu_workers.wire import (
     WorkerInfo,
 )
 from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
+from longshore_scheduler.specs import wire_needs
 
 Behaviour = Callable[["FakeWorker", Assignment], None]
 
@@ -67,6 +67,7 @@ class FakeWorker:
         self.alive = True
         self.frozen = False
         self.obeys = True
+        self.deaf = False
         self.stops: list[float] = []
         self.polls = 0
         self._reports: list[Report] = []
@@ -141,7 +142,8 @@ class FakeWorker:
     def recall(self, job_id: str, fence: int) -> None:
         self.recalled.append((job_id, fence))
         job = self.jobs.get(job_id)
-        if job is not None and job.fence == fence and job_id not in self.begun:
+        known = job is None or job.fence == fence  # one that never came is given back too
+        if known and job_id not in self.begun and not self.deaf:
             self.report(Returned(job_id, fence, self.clock()))
 
 
@@ -182,7 +184,7 @@ class FakeCluster:
             raise WorkerGone("it died while it started")
         while self.places is not None and len(self.alive) >= self.places:
             await asyncio.sleep(0.002)
-        capacity = Needs(*pool.offer[:4])
+        capacity = wire_needs(pool.shape_json)
         info = WorkerInfo(worker_id, pool.name, "node", next(self._pids), capacity)
         self.workers[worker_id] = FakeWorker(info, self.clock)
         return info

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from longshore_scheduler.cluster import ClusterLost
+from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_head import LocalHead
 from longshore_store.process import Superseded
 from tests.scheduler.harness import DEADLINE, Harness
 
@@ -32,3 +35,49 @@ async def test_a_scheduler_of_a_single_term_ends_when_it_is_replaced(harness: Ha
     with pytest.raises(Superseded, match="another one leads"):
         async with asyncio.timeout(DEADLINE):
             await scheduler.run_until(asyncio.Event())
+
+
+class StartedAnew(Exception):
+    """Another local Ray was to be started."""
+
+
+async def test_a_local_ray_that_died_before_it_was_joined_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec("true", stdin=asyncio.subprocess.PIPE)
+    await process.wait()
+    started = [LocalHead(process, "127.0.0.1:1")]
+
+    async def start(options: object) -> LocalHead:
+        if not started:
+            raise StartedAnew
+        return started.pop()
+
+    monkeypatch.setattr(LocalHead, "start", start)
+    cluster = RayCluster(WorkerPlace(tmp_path, tmp_path))
+    with pytest.raises(ConnectionError):
+        await cluster.start([])
+    with pytest.raises(StartedAnew):
+        await cluster.start([])
+    await cluster.close()
+
+
+async def test_the_head_may_be_an_ipv6_address(tmp_path: Path) -> None:
+    connected = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    cluster = RayCluster(WorkerPlace(tmp_path, tmp_path), address="auto")
+    # Brackets are all that matters here, and not every machine has ::1.
+    cluster._head_address = f"[127.0.0.1]:{server.sockets[0].getsockname()[1]}"
+    watching = asyncio.create_task(cluster.watch())
+    async with asyncio.timeout(10.0):
+        await connected.wait()
+    watching.cancel()
+    server.close()
+    await server.wait_closed()
+    await cluster.close()

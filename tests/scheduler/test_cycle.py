@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
+
+import pytest
 
 from longshore_cpu_workers.wire import (
     ArtifactRef,
@@ -14,7 +17,9 @@ from longshore_cpu_workers.wire import (
     Started,
     Succeeded,
 )
-from longshore_store.model import EventKind
+from longshore_scheduler.turns import MAXIMUM_LANES, Turns
+from longshore_store.model import EventKind, Lane, Lease, Leased, OnConflict, UniqueClaim
+from longshore_store.needs import needs_json
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import FakeWorker, hang
 from tests.scheduler.harness import Harness, make_job, make_settings, make_spec, until
@@ -174,6 +179,28 @@ async def test_a_waiting_job_expires_with_its_queue_timeout(harness: Harness) ->
     await harness.reach(JobState.EXPIRED, job_id)
 
 
+async def test_jobs_that_fit_nowhere_do_not_hide_those_behind_them(harness: Harness) -> None:
+    await harness.launch()
+    large = needs_json(cpu_millis=64_000)
+    await harness.submit(*(make_job(needs_json=large) for _ in range(100)))
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.SUCCEEDED, job_id)
+
+
+def test_lanes_of_which_nothing_fits_do_not_hide_the_others() -> None:
+    turns, read = Turns(), 0
+    stuck = [Lane("queue", f"{i:04}", 1) for i in range(MAXIMUM_LANES)]
+    for _ in range(8):
+        lanes = [*stuck, Lane("queue", "other", 100)]
+        turns.join(lanes)
+        rations = turns.ration(lanes, 64)
+        assert len({lane for lane, _ in rations}) == MAXIMUM_LANES
+        if lanes[-1] in dict(rations):
+            read += 1
+            turns.charge({("queue", "other"): 1})
+    assert read >= 3
+
+
 async def test_pools_are_published_before_anybody_leads(harness: Harness) -> None:
     await harness.store.lead("another", 60_000_000)
     await harness.launch(make_settings(pools={"cpu": {"minimum_workers": 0}}))
@@ -196,3 +223,23 @@ async def test_workers_and_live_numbers_are_published(harness: Harness) -> None:
 
 def _was_assigned(worker: FakeWorker, job_id: str) -> bool:
     return any(job.job_id == job_id for job in worker.assigned)
+
+
+async def test_a_job_that_was_replaced_after_it_was_planned_is_planned_anew(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = UniqueClaim("order-7", None, OnConflict.REPLACE_QUEUED)
+    grown = make_job(unique=claim, needs_json=needs_json(cpu_millis=2000))
+    lease_jobs = harness.store.lease_jobs
+
+    async def late(term: int, leases: Sequence[Lease]) -> list[Leased]:
+        monkeypatch.setattr(harness.store, "lease_jobs", lease_jobs)
+        [answer] = await harness.store.submit_jobs([grown])
+        assert answer.job_id == leases[0].job_id
+        return await lease_jobs(term, leases)
+
+    monkeypatch.setattr(harness.store, "lease_jobs", late)
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job(unique=claim))
+    await harness.reach(JobState.SUCCEEDED, job_id)
+    assert [a.needs.cpu_millis for a in harness.cluster.only().assigned] == [2000]

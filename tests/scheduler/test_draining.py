@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
 from longshore_cpu_workers.wire import Checkpointed
 from longshore_scheduler.draining import KEPT, PATIENCE, SEEN
 from longshore_scheduler.roster import WorkerState
-from longshore_store.model import WorkerRecord
+from longshore_store.model import StoreUnavailable, WorkerRecord
 from longshore_store.orders import WorkerOrder
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import FakeWorker, echo, hang, never_begin
-from tests.scheduler.harness import DEADLINE, Harness, make_job, make_settings, until
+from tests.scheduler.harness import DEADLINE, GIB, Harness, make_job, make_settings, until
 
 READY, CORDONED, DRAINING = WorkerState.READY, WorkerState.CORDONED, WorkerState.DRAINING
 SECOND = 1_000_000
@@ -75,7 +76,8 @@ async def test_a_cordoned_worker_finishes_what_it_has_and_takes_nothing(harness:
     assert (await harness.job(waiting)).state is JobState.QUEUED
     assert harness.cluster.created == 1, "a cordoned worker is not replaced"
     await harness.schedulers[-1].stop(0.0)
-    scheduler = await harness.launch(make_settings(pools={"cpu": {"minimum_workers": 0}}))
+    none = {"cpu": {"cpu": 4, "memory": 8 * GIB, "minimum_workers": 0}}
+    scheduler = await harness.launch(make_settings(pools=none))
     await shown(harness, worker, CORDONED)
     assert scheduler.ready_workers == 0, "the next leader knows of it"
     harness.cluster.default = echo
@@ -229,3 +231,25 @@ async def test_a_heartbeat_is_when_the_worker_was_heard(harness: Harness) -> Non
         assert time.monotonic() < end
         harness.clock.advance(3.0)
         await harness.sweeps()
+
+
+async def test_an_attempt_counts_once_though_the_word_of_it_was_lost(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, running = await working(harness)
+    record_drains = harness.store.record_drains
+
+    async def lose_the_answer(*arguments: Any) -> None:
+        monkeypatch.setattr(harness.store, "record_drains", record_drains)
+        await record_drains(*arguments)
+        raise StoreUnavailable("after the commit")
+
+    monkeypatch.setattr(harness.store, "record_drains", lose_the_answer)
+    await order(harness, worker, DRAINING)
+    await until(lambda: bool(worker.stops))
+    worker.succeed(worker.assigned[0])
+    await harness.reach(JobState.SUCCEEDED, running)
+    found = await drained(harness, worker)
+    await harness.sweeps()
+    (after,) = await harness.store.worker_orders()
+    assert (after.finished, after) == (1, found)

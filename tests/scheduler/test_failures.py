@@ -178,3 +178,26 @@ async def test_a_worker_that_cannot_be_followed_is_lost_without_quotes(
     lost = json.loads(job.attempts[0].failure_json or "")
     assert (lost["class"], lost["message"]) == (6, "its reports cannot be read: ValueError")
     assert QUOTE not in caplog.text
+
+
+async def test_what_a_lost_worker_held_comes_back_though_the_store_refuses_to_forget_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.cluster.default = hang
+    await harness.launch()
+    (job_id,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, job_id)
+
+    async def refuse(term: int, worker_ids: list[str]) -> None:
+        raise RuntimeError("it cannot be written")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(harness.store, "remove_workers", refuse)
+        harness.cluster.only().die()
+        await until(lambda: not harness.schedulers[-1].ready_workers)
+        await until(lambda: harness.schedulers[-1].ready_workers == 1)
+    harness.cluster.default = echo
+    for _ in range(3):
+        harness.clock.advance(6.0)
+        await harness.sweeps()
+    await harness.reach(JobState.SUCCEEDED, job_id)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from longshore_cpu_workers.endings import too_large
+from longshore_cpu_workers.wire import Assignment, Started
+from longshore_scheduler.roster import WorkerState
 from longshore_scheduler.scheduler import Scheduler
+from longshore_store.needs import needs_json
+from longshore_store.orders import WorkerOrder
 from longshore_store.states import JobState
-from tests.scheduler.fake_cluster import FakeCluster, hang
-from tests.scheduler.harness import Harness, make_job, make_settings, until
+from tests.scheduler.fake_cluster import FakeCluster, FakeWorker, hang, never_begin
+from tests.scheduler.harness import GIB, Harness, make_job, make_settings, until
 
 
 def make_scheduler(harness: Harness, cluster: FakeCluster, leader_id: str) -> Scheduler:
@@ -81,3 +89,81 @@ async def test_a_worker_slow_to_answer_a_new_leader_keeps_what_it_runs(harness: 
     worker.succeed(worker.assigned[0])
     (record,) = await harness.reach(JobState.SUCCEEDED, job_id)
     assert len(record.attempts) == 1
+
+
+def hang_if_it_fits(worker: FakeWorker, job: Assignment) -> None:
+    """As a worker does it."""
+    if job.needs.cpu_millis > worker.info.capacity.cpu_millis:
+        worker.fail(job, too_large("more", "less"))
+    else:
+        hang(worker, job)
+
+
+async def test_workers_of_a_pool_declared_anew_end_what_they_run_and_go(harness: Harness) -> None:
+    harness.cluster.default = hang_if_it_fits
+    small = {"cpu": {"cpu": 1, "memory": 8 * GIB}}
+    first = await harness.launch(make_settings(pools=small), keep_workers=True)
+    (running,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, running)
+    old = harness.cluster.only()
+    await first.stop(0.0)
+    (large,) = await harness.submit(make_job(needs_json=needs_json(cpu_millis=4000)))
+    await harness.launch(keep_workers=True)
+    (record,) = await harness.reach(JobState.RUNNING, large)
+    assert len(record.attempts) == 1, "it was given to the new one, and to no other"
+    rows = {worker.id: worker for worker in await harness.store.list_workers()}
+    row = rows[old.info.worker_id]
+    assert (row.state, '"cpu_millis":1000' in row.shape_json) == (WorkerState.CORDONED, True)
+    await harness.store.order_workers([row.id], WorkerState.READY, None)
+    await harness.sweeps()
+    assert [WorkerOrder(row.id, 2, None, 0, 0)] == await harness.store.worker_orders()
+    assert harness.schedulers[-1].ready_workers == 1, "nobody can put it to work again"
+    old.succeed(old.assigned[0])
+    (record,) = await harness.reach(JobState.SUCCEEDED, running)
+    assert len(record.attempts) == 1
+    await until(lambda: not old.alive)
+    assert harness.cluster.created == 2
+
+
+async def test_an_answer_that_nobody_came_to_read_is_no_silence(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.cluster.default = never_begin
+    first = await harness.launch(keep_workers=True)
+    ids = await harness.submit(make_job(), make_job())
+    await harness.reach(JobState.LEASED, *ids)
+    await first.stop(0.0)
+    worker = harness.cluster.only()
+    worker.deaf = True  # it has begun, and is about to say so
+    start, writing, answer = harness.store.start_attempts, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        writing.set()
+        await answer.wait()
+        return await start(*arguments)
+
+    monkeypatch.setattr(harness.store, "start_attempts", slow)
+    await harness.launch(make_settings(lease=5.0))
+    one, other = worker.assigned
+    worker.report(Started(one.job_id, one.fence, worker.clock()))
+    await writing.wait()
+    worker.report(Started(other.job_id, other.fence, worker.clock()))
+    for _ in range(70):
+        harness.clock.advance(0.1)
+        await harness.sweeps(1)
+    answer.set()
+    jobs = await harness.reach(JobState.RUNNING, *ids)
+    assert [len(job.attempts) for job in jobs] == [1, 1]
+
+
+async def test_a_silent_worker_that_nobody_knows_is_ended(harness: Harness) -> None:
+    first = await harness.launch(keep_workers=True)
+    await first.stop(0.0)
+    stranger = harness.cluster.only()
+    stranger.frozen = True  # an earlier leader made it, and it was not up before that one died
+    term = await harness.store.lead("between", 1_000_000) or 0
+    await harness.store.remove_workers(term, [stranger.info.worker_id])
+    await harness.store.resign("between")
+    await harness.launch()
+    await until(lambda: not stranger.alive)
+    assert harness.cluster.created == 2

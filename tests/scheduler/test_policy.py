@@ -128,6 +128,12 @@ def test_a_backoff_never_shrinks_from_one_failure_to_the_next(
     assert backoff(policy, failures, chance) <= backoff(policy, failures + 1, chance)
 
 
+@pytest.mark.parametrize(("initial", "longest"), [(1.0, 300.0), (0.0, 0.0)])
+def test_a_backoff_has_its_cap_after_any_number_of_failures(initial: float, longest: float) -> None:
+    policy = RetryPolicy(5000, initial, 2.0, 300.0, 0.0)
+    assert backoff(policy, 4999, 0.5) == longest
+
+
 @given(POLICIES, st.sampled_from(list(FailureClass)))
 def test_every_class_of_failure_ends_a_job_at_last(policy: RetryPolicy, kind: FailureClass) -> None:
     if kind in REFUNDS:  # the scheduler's own doing, never the job's

@@ -20,6 +20,7 @@ from tests.scheduler.harness import Harness, make_job, make_settings, until
 
 SETTINGS = RetentionSettings(batch=32)
 WEEK = 7 * DAY / 1e6
+QUOTE = "DETAIL: the key of some tenant"
 
 
 async def make_term(harness: Harness) -> Term:
@@ -200,3 +201,18 @@ async def test_a_scheduler_does_it_beside_its_work(harness: Harness, tmp_path: P
     await harness.reach(JobState.SUCCEEDED, job_id)
     await until(lambda: not any(file.exists() for file in files))
     assert await existing(harness, [*old, job_id]) == {job_id}
+
+
+async def test_what_goes_wrong_is_logged_without_what_a_row_says(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise RuntimeError(QUOTE)
+
+    monkeypatch.setattr(harness.store, "prunable_jobs", refuse)
+    retention = await make_retention(harness)
+    running = asyncio.create_task(retention.run())
+    await until(lambda: "nothing is deleted" in caplog.text)
+    running.cancel()
+    assert QUOTE not in caplog.text
+    assert "RuntimeError" in caplog.text

@@ -102,12 +102,35 @@ async def test_a_lease_that_never_reached_its_worker_is_released(harness: Harnes
     await first.stop(0.0)
     term = await harness.store.lead("between", 1_000_000)
     (job_id,) = await harness.submit(make_job())
-    worker_id = harness.cluster.only().info.worker_id
-    await harness.store.lease_jobs(term or 0, [Lease(job_id, 0, worker_id)])
+    worker = harness.cluster.only()
+    await harness.store.lease_jobs(term or 0, [Lease(job_id, 0, worker.info.worker_id)])
     await harness.store.resign("between")
-    await harness.launch(make_settings(lease=10.0))
-    harness.clock.advance(11.0)
+    worker.deaf = True
+    await harness.launch(make_settings(lease=1.0))
+    await until(lambda: bool(worker.recalled))
+    harness.clock.advance(1.5)
     await harness.reach(JobState.SUCCEEDED, job_id)
+
+
+async def test_a_worker_that_is_slow_to_take_work_keeps_what_it_runs(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.cluster.default = hang
+    await harness.launch()
+    (running,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, running)
+    worker, assign = harness.cluster.only(), harness.cluster.assign
+
+    async def slow(worker_id: str, assignments: Sequence[Assignment]) -> None:
+        monkeypatch.setattr(harness.cluster, "assign", assign)
+        raise TimeoutError("no answer within 10 s")
+
+    monkeypatch.setattr(harness.cluster, "assign", slow)
+    (late,) = await harness.submit(make_job())
+    await until(lambda: len(worker.recalled) == 1)
+    jobs = await harness.reach(JobState.RUNNING, running, late)
+    assert [len(job.attempts) for job in jobs] == [1, 1], "and what it was not told is given again"
+    assert worker.alive
 
 
 async def test_an_orphan_of_a_failed_lease_call_is_released(harness: Harness) -> None:

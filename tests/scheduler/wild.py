@@ -14,7 +14,6 @@ from longshore_cpu_workers.wire import (
     Cancel,
     Failed,
     Failure,
-    Needs,
     PollReply,
     Report,
     Returned,
@@ -23,6 +22,7 @@ from longshore_cpu_workers.wire import (
     WorkerInfo,
 )
 from longshore_scheduler.cluster import PoolSpec, WorkerGone
+from longshore_scheduler.specs import wire_needs
 from longshore_store.model import StoreUnavailable
 from longshore_store.sql import SqlStore
 from tests.scheduler.fake_cluster import FakeCluster, FakeWorker
@@ -157,7 +157,9 @@ class WildCluster(FakeCluster):
 
     async def create_worker(self, pool: PoolSpec, worker_id: str) -> WorkerInfo:
         self.created += 1
-        info = WorkerInfo(worker_id, pool.name, "node", next(self._pids), Needs(*pool.offer[:4]))
+        info = WorkerInfo(
+            worker_id, pool.name, "node", next(self._pids), wire_needs(pool.shape_json)
+        )
         self.workers[worker_id] = WildWorker(info, self.clock, self.executions)
         await asyncio.sleep(0)
         return info

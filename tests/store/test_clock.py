@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from longshore.sdk.failures import CODES, FailureClass
+from longshore_store import sql
 from longshore_store.failure import FailureRecord
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
@@ -100,3 +103,15 @@ async def test_the_clock_is_the_databases(place: Place) -> None:
     store: SqlStore = await place.open()
     await store.lead("a", SECOND)
     assert abs(store.now_us() - time.time_ns() // 1000) < 10 * SECOND
+
+
+async def test_a_machine_that_slept_asks_for_the_time_again(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock stood still meanwhile; a server never leads, but it stamps jobs."""
+    monkeypatch.setattr(sql, "CLOCK_KEPT", 0.0)
+    awake, slept = await postgres_place.open(), await postgres_place.open()
+    slept._offset_us -= HOUR
+    slept._last_us = 0
+    [answer] = await slept.submit_jobs([new_job()])
+    assert abs(awake.now_us() - answer.created_us) < 60 * SECOND

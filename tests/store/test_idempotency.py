@@ -5,9 +5,11 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
+from longshore_store.committer import Transaction, Write
 from longshore_store.model import Accepted, IdempotencyConflict
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.submit import SubmitWrites
 from longshore_store.tables import jobs
 from tests.store.factory import SECOND, START_US, FakeClock, Yard, new_job
 from tests.store.places import Place
@@ -79,6 +81,29 @@ async def test_a_taken_key_does_not_hold_up_the_others(store: SqlStore) -> None:
     calls = [[new_job(idempotency_key="k" if i == 5 else None)] for i in range(10)]
     answers = await asyncio.gather(*map(store.submit_jobs, calls))
     assert [a.created for [a] in answers] == [i != 5 for i in range(10)]
+
+
+async def test_repeated_calls_are_answered_together(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at one by one, 4,000 calls took a Postgres 13 s for one key among them."""
+    alone: list[Write] = []
+    look = SubmitWrites._submit_alone
+
+    async def counted(self: SubmitWrites, tx: Transaction, write: Write) -> None:
+        alone.append(write)
+        await look(self, tx, write)
+
+    monkeypatch.setattr(SubmitWrites, "_submit_alone", counted)
+    await store.submit_jobs([new_job(idempotency_key="k")])
+    keys = ["k", "k", "new", "new", "other", None]
+    calls = [[new_job(idempotency_key=key)] for key in keys]
+    mixed = [new_job(idempotency_key="k"), new_job()]
+    answers = await asyncio.gather(*map(store.submit_jobs, [*calls, mixed]))
+    assert [[a.created for a in answer] for answer in answers] == [
+        [False], [False], [True], [False], [True], [True], [False, True],
+    ]  # fmt: skip
+    assert [len(write.rows) for write in alone] == [2], "only the call that is partly new"
 
 
 async def test_two_processes_and_one_key(postgres_place: Place, clock: FakeClock) -> None:

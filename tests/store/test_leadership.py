@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from longshore_store.dialects import Connection, sqlite
 from longshore_store.model import (
     Attempted,
     CheckpointUpdate,
     Fenced,
     Lease,
     LogUpdate,
+    PoolRecord,
     ProgressUpdate,
+    QueueDeclaration,
     Start,
+    TaskRecord,
 )
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
@@ -22,6 +27,7 @@ from tests.store.factory import HOUR, SECOND, Attempt, FakeClock, Yard, completi
 from tests.store.places import Files, Place
 
 TTL = 10 * SECOND
+DEADLINE = 10.0
 
 
 async def test_one_leads(store: SqlStore, clock: FakeClock) -> None:
@@ -123,6 +129,43 @@ async def test_a_takeover_fences_the_other_process(postgres_place: Place, clock:
     with pytest.raises(Fenced):
         await old.complete_attempts(yard.term, [completion(attempt)])
     assert await new.complete_attempts(yard.term + 1, [completion(attempt)]) == []
+
+
+async def test_a_leader_does_not_queue_behind_readers(
+    files: Files, tmp_path: Path, clock: FakeClock
+) -> None:
+    """Slow lists of callers must not cost an embedded service its term."""
+    may_end = threading.Event()
+
+    async def long(_: Connection) -> bool:
+        return may_end.wait(DEADLINE)
+
+    async with files.make(tmp_path / "store.db") as place:
+        store = await place.open(clock)
+        reading = [asyncio.create_task(store._dialect.read(long)) for _ in range(sqlite.READERS)]
+        try:
+            async with asyncio.timeout(DEADLINE / 2):
+                assert await store.lead("busy", TTL) == 1
+        finally:
+            may_end.set()
+        assert await asyncio.gather(*reading) == [True] * sqlite.READERS
+
+
+async def test_what_a_replaced_leader_declares_is_refused(yard: Yard) -> None:
+    """Paused between its election and what it declares, it would take a newer release back."""
+    store = yard.store
+    await store.declare_queues([QueueDeclaration("new", 0, None, "")], yard.term)
+    await store.publish_tasks([TaskRecord("new", "{}")], yard.term)
+    await store.publish_pools([PoolRecord("new", "{}", 0, 1, 0, 0, 0, False)], yard.term)
+    for late in (
+        store.declare_queues([], yard.term - 1),
+        store.publish_tasks([], yard.term - 1),
+        store.publish_pools([], yard.term - 1),
+    ):
+        with pytest.raises(Fenced):
+            await late
+    for declared in (store.list_queues, store.list_tasks, store.list_pools):
+        assert [record[0] for record in await declared()] == ["new"]
 
 
 async def test_a_database_of_one_process_is_led_anew_at_once_after_a_death(

@@ -128,19 +128,19 @@ async def test_a_released_job_keeps_its_place(yard: Yard) -> None:
     assert [(h.id, h.fence) for h in heads] == [(first, 1), (second, 0)]
 
 
-async def test_lanes_are_declared_unpaused_and_not_empty(yard: Yard) -> None:
+async def test_lanes_are_unpaused_and_not_empty(yard: Yard) -> None:
     await yard.store.declare_queues([fast(), fast("slow"), fast("idle")])
     await yard.store.submit_jobs(
         [new_job(), new_job(), new_job(tenant="b"), new_job(queue="slow"), new_job(queue="x")]
     )
     running = await yard.running(tenant="c")
-    lanes = [lane(waiting=2), lane(tenant="b"), lane("slow")]
+    lanes = [lane(waiting=2), lane(tenant="b"), lane("slow"), lane("x")]
     assert await yard.store.waiting_lanes() == lanes
     await yard.store.pause_queue("fast", "")
-    assert await yard.store.waiting_lanes() == [lane("slow")]
+    assert await yard.store.waiting_lanes() == lanes[2:]
     await yard.store.resume_queue("fast")
     await yard.store.release_attempts(yard.term, [setback(running)])
-    assert await yard.store.waiting_lanes() == [*lanes[:2], lane(tenant="c"), lanes[2]]
+    assert await yard.store.waiting_lanes() == [*lanes[:2], lane(tenant="c"), *lanes[2:]]
 
 
 async def test_what_a_new_leader_starts_from(yard: Yard) -> None:

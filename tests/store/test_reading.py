@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
-from longshore_store.model import JobQuery, ProgressUpdate, WorkerRecord
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from longshore_store.committer import unavailable
+from longshore_store.dialects import Connection, make_dialect
+from longshore_store.model import JobQuery, ProgressUpdate, StoreUnavailable, WorkerRecord
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
 from tests.store.factory import REACHABLE, SECOND, START_US, Yard, new_job
@@ -126,3 +134,22 @@ async def test_what_a_watcher_sees(yard: Yard) -> None:
     ]
     [beyond] = await yard.store.read_changes({attempt.job_id: 99})
     assert (beyond.events, beyond.sequence) == ((), 3)
+
+
+async def test_a_read_of_a_file_is_interrupted_in_the_end(tmp_path: Path) -> None:
+    """Readers are few: one that works for a caller who has given up keeps the others waiting."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+    async def read_on(connection: Connection) -> Any:
+        return await connection.scalar(text(endless))
+
+    async def read(connection: Connection) -> Any:
+        return await connection.scalar(select(1))
+
+    dialect = make_dialect(f"sqlite:///{tmp_path}/store.db", deadline=0.1)
+    async with asyncio.timeout(30):
+        with pytest.raises(DBAPIError, match="interrupted") as ended:
+            await dialect.read(read_on)
+        assert isinstance(unavailable(ended.value), StoreUnavailable)
+        assert await dialect.read(read) == 1
+    await dialect.close()

@@ -19,6 +19,7 @@ from longshore_store.redrive_records import (
     RedriveRecord,
     RedriveState,
 )
+from longshore_store.redrives import MOST_AT_ONCE
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.tables import redrive_jobs
@@ -258,7 +259,7 @@ async def test_lists_are_of_a_tenant_and_paged(yard: Yard) -> None:
     ids = [r.id for r in await yard.store.list_redrives("acme", None, 2)]
     assert ids == ["r3", "r2"]
     assert [r.id for r in await yard.store.list_redrives("acme", "r2", 2)] == ["r1"]
-    assert [r.id for r in await yard.store.running_redrives()] == ["r1", "r2", "r3", "r4"]
+    assert [r.id for r in await yard.store.running_redrives()] == ["r1", "r4", "r2", "r3"]
 
 
 async def test_a_replaced_leader_redrives_nothing(yard: Yard) -> None:
@@ -328,3 +329,11 @@ async def test_a_claim_is_taken_over_before_or_after_a_retry(
         assert not holder.created
         assert holder.job_id == answer.job_id
         assert answer.created == (answer.job_id != job_id)
+
+
+async def test_a_tenant_cannot_keep_others_from_redriving(yard: Yard) -> None:
+    for i in range(MOST_AT_ONCE + 2):
+        await begin(yard, f"r{i:02}")
+    await begin(yard, "s0", letters=replace(ALL, tenant="other"))
+    running = [r.id for r in await yard.store.running_redrives()]
+    assert running == ["r00", "s0", *(f"r{i:02}" for i in range(1, MOST_AT_ONCE - 1))]

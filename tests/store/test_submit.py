@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
-from longshore_store.model import Accepted, JobQuery, QueueDeclaration, QueueFull
+from longshore_store.model import Accepted, JobQuery, Lane, QueueDeclaration, QueueFull
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.tables import job_labels, jobs
@@ -90,7 +90,7 @@ async def test_a_huge_call_is_one_commit(store: SqlStore) -> None:
     answers = await store.submit_jobs([new_job() for _ in range(8_000)])
     assert len({a.job_id for a in answers}) == 8_000
     assert heard == [8_000]
-    assert await store.waiting_lanes() == [], "the queue was never declared"
+    assert await store.waiting_lanes() == [Lane("fast", "acme", 8_000)]
 
 
 async def test_labels_are_stored(store: SqlStore) -> None:

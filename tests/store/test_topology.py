@@ -48,6 +48,18 @@ async def test_a_queue_with_jobs_stays(yard: Yard) -> None:
     assert [q.name for q in await yard.store.list_queues()] == ["other", "slow"]
 
 
+async def test_jobs_of_a_queue_that_has_gone_do_not_wait_for_ever(yard: Yard) -> None:
+    """A redrive goes on while a deploy drops the queue, which was empty at that moment."""
+    await yard.store.declare_queues([queue("fast")])
+    dead = await yard.ended(yard.store.dead_letter_attempts)
+    await yard.store.declare_queues([queue("other")])
+    assert [q.name for q in await yard.store.list_queues()] == ["other"]
+    assert await yard.store.retry_jobs([dead], "again") == []
+    [lane] = await yard.store.waiting_lanes()
+    [head] = await yard.store.queue_heads([(lane, 10)])
+    assert (lane.queue, head.id) == ("fast", dead)
+
+
 async def test_counters_of_queues(yard: Yard) -> None:
     await yard.store.declare_queues([queue("fast"), queue("slow")])
     for tenant in ("a", "b"):

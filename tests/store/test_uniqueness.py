@@ -6,18 +6,30 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from longshore.sdk.failures import FailureClass
 from longshore_store.model import (
+    CheckpointUpdate,
     JobQuery,
     NewJob,
     OnConflict,
     QueueDeclaration,
+    QueueFull,
     UniqueClaim,
     UniquenessConflict,
 )
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
 from longshore_store.tables import jobs
-from tests.store.factory import HOUR, REACHABLE, SECOND, FakeClock, Yard, new_job
+from tests.store.factory import (
+    HOUR,
+    REACHABLE,
+    SECOND,
+    FakeClock,
+    Yard,
+    new_job,
+    recall,
+    setback,
+)
 from tests.store.places import Place
 from tests.store.recount import fetch
 
@@ -126,6 +138,37 @@ async def test_a_started_one_is_not_replaced(yard: Yard) -> None:
     [answer] = await yard.store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, payload="2")])
     assert (answer.job_id, answer.state) == (attempt.job_id, JobState.LEASED)
     assert (await yard.read(attempt.job_id)).payload == '{"width":640}'
+
+
+async def test_one_that_was_interrupted_is_not_replaced(yard: Yard) -> None:
+    """Its checkpoint is of its own payload."""
+    attempt = await yard.running(unique=UniqueClaim("order-7", None, REJECT))
+    await yard.store.save_checkpoints(yard.term, [CheckpointUpdate(*attempt, '{"page":7}')])
+    lost = setback(attempt, FailureClass.WORKER_LOST)
+    assert await yard.store.release_attempts(yard.term, [lost]) == []
+    [answer] = await yard.store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, payload="2")])
+    assert (answer.job_id, answer.created) == (attempt.job_id, False)
+    leased = await yard.grant(attempt.job_id)
+    assert (leased.payload, leased.checkpoint_json) == ('{"width":640}', '{"page":7}')
+
+
+async def test_one_that_was_recalled_is_replaced(yard: Yard) -> None:
+    attempt = await yard.leased(unique=UniqueClaim("order-7", None, REJECT))
+    assert await yard.store.release_attempts(yard.term, [recall(attempt)]) == []
+    await yard.store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, payload="2")])
+    assert (await yard.read(attempt.job_id)).payload == "2"
+
+
+async def test_a_replaced_one_moves_only_where_there_is_room(store: SqlStore) -> None:
+    slow = QueueDeclaration("slow", 1, None, "")
+    await store.declare_queues([QueueDeclaration("fast", 1, None, ""), slow])
+    first = unique()
+    await store.submit_jobs([first, new_job(queue="slow")])
+    with pytest.raises(QueueFull) as refused:
+        await store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, queue="slow")])
+    assert (refused.value.queue, refused.value.waiting) == ("slow", 1)
+    [stays] = await store.submit_jobs([unique(OnConflict.REPLACE_QUEUED, payload="2")])
+    assert (stays.job_id, stays.created) == (first.id, False)
 
 
 @pytest.mark.parametrize("state", [s for s in REACHABLE if s not in TERMINAL])

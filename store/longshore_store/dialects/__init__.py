@@ -127,11 +127,8 @@ class Dialect(Protocol):
     def insert(self, table: Table) -> Insert:
         """An insert that `upsert` takes."""
 
-    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
-        """What to add to this process's monotonic clock to get the store's time.
-
-        `known` is what it was before, None at the start.
-        """
+    async def clock_offset_us(self, connection: Connection) -> int:
+        """What to add to this process's monotonic clock to get the store's time."""
 
 
 class Built:
@@ -166,7 +163,8 @@ class Built:
 def make_dialect(url: str, *, deadline: float | None = 15.0) -> Dialect:
     """The dialect of a database URL: sqlite:///PATH or postgresql://...
 
-    deadline: seconds for one statement, where a server could hang; None is as long as it takes.
+    deadline: seconds for one statement of a server, which could hang, or for one read of a file;
+        None is as long as it takes.
 
     Raises:
         UnusableUrl: it is neither.
@@ -176,7 +174,7 @@ def make_dialect(url: str, *, deadline: float | None = 15.0) -> Dialect:
     if parsed.drivername == "sqlite":
         from longshore_store.dialects.sqlite import SqliteDialect  # noqa: PLC0415
 
-        return SqliteDialect(parsed.database or "")
+        return SqliteDialect(parsed.database or "", deadline)
     from longshore_store.dialects.postgres import PostgresDialect  # noqa: PLC0415
 
     return PostgresDialect(parsed, deadline)

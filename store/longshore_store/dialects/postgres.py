@@ -191,7 +191,7 @@ class PostgresDialect(Built):
     def insert(self, table: Table) -> Insert:
         return postgresql.insert(table)
 
-    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
+    async def clock_offset_us(self, connection: Connection) -> int:
         before = time.monotonic_ns() // 1000
         seconds = await connection.scalar(select(func.extract("epoch", func.clock_timestamp())))
         after = time.monotonic_ns() // 1000

@@ -60,7 +60,7 @@ class SqliteDialect(Built):
     name = "sqlite"
     exclusive = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, deadline: float | None) -> None:
         super().__init__()
         if path in ("", ":memory:"):
             raise UnusableUrl("the SQLite store needs a file: sqlite:///PATH")
@@ -70,7 +70,7 @@ class SqliteDialect(Built):
         self._fixed: Fixed = weakref.WeakKeyDictionary()
         self._packs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._writer = Threads(self._path, self._fixed, 1, "store-writer", WRITER)
-        self._readers = Threads(self._path, self._fixed, READERS, "store-reader", READER)
+        self._readers = Threads(self._path, self._fixed, READERS, "store-reader", READER, deadline)
 
     def obstacle(self, error: Exception) -> StoreUnavailable | None:
         cause = getattr(error, "orig", None) or error
@@ -152,6 +152,6 @@ class SqliteDialect(Built):
     def insert(self, table: Table) -> Insert:
         return sqlite.insert(table)
 
-    async def clock_offset_us(self, connection: Connection, known: int | None) -> int:
-        # One process: the wall clock is read once, so that it may jump without harm.
-        return time.time_ns() // 1000 - time.monotonic_ns() // 1000 if known is None else known
+    async def clock_offset_us(self, connection: Connection) -> int:
+        # One process: it is asked once, so that the wall clock may jump without harm.
+        return time.time_ns() // 1000 - time.monotonic_ns() // 1000

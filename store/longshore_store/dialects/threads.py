@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ class Compiled(NamedTuple):
 
 
 Fixed = weakref.WeakKeyDictionary[ClauseElement, Compiled | None]
+_STEPS = 1_000_000  # of SQLite's machine between two looks at the clock: some 20 ms
 _DIALECT = SQLiteDialect_pysqlite(paramstyle="qmark")
 
 
@@ -58,14 +60,22 @@ class Threads:
         size: how many.
         name: of the threads.
         pragmas: run on each new connection.
+        deadline: seconds for work outside a transaction; None is as long as it takes.
     """
 
     def __init__(
-        self, path: Path, fixed: Fixed, size: int, name: str, pragmas: Sequence[str]
+        self,
+        path: Path,
+        fixed: Fixed,
+        size: int,
+        name: str,
+        pragmas: Sequence[str],
+        deadline: float | None = None,
     ) -> None:
         self._path = path
         self._fixed = fixed
         self._pragmas = pragmas
+        self._deadline = deadline
         self._pool = ThreadPoolExecutor(size, name)
         self._own = threading.local()
         self._open: list[ThreadConnection] = []
@@ -84,6 +94,8 @@ class Threads:
     def _run(self, work: Work[T], transaction: bool) -> T:
         connection = self._connection()
         if not transaction:
+            if self._deadline is not None:
+                connection.end_after(self._deadline)
             return _finish(work(connection))
         # A deferred transaction that turns to writing fails at once, whatever busy_timeout says.
         connection.command("BEGIN IMMEDIATE")
@@ -157,6 +169,12 @@ class ThreadConnection:
             return self._raw.execute(text, values)
         except sqlite3.Error as error:
             raise _outward(text, error) from error
+
+    def end_after(self, seconds: float) -> None:
+        """Interrupts what still runs then: whoever asked has given up, and a thread that works
+        for nobody keeps others waiting."""
+        until = time.monotonic() + seconds
+        self._raw.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
 
     def close(self) -> None:
         """Closes it, through the pool that knows of it."""
