@@ -60,7 +60,8 @@ class AsyncClient(DeadLetterCalls):
         timeout: seconds for a call, its repetitions included.
         reconnect_timeout: seconds a watch or a wait goes on without hearing from any server.
         credentials: TLS; plain text where None.
-        metadata: sent with each call, such as [("authorization", "Bearer ...")].
+        metadata: sent with each call, such as [("authorization", "Bearer ...")]. Without any, calls
+            pass over servers that say that they do not serve; health is asked for without it.
         timing: sleep, clock and jitter; for tests.
     """
 

@@ -140,12 +140,16 @@ class Pipeline:
                 repeat=Repeat.WHEN_FULL,
             )
         except RequestError as error:
-            error.violations = [(_shift(f, batch.first), text) for f, text in error.violations]
+            error.args = (_shift(str(error), batch.first),)
+            error.violations = [
+                (_shift(field, batch.first), _shift(text, batch.first))
+                for field, text in error.violations
+            ]
             raise
         self._accepted += len(response.responses)
         return response
 
 
-def _shift(path: str, by: int) -> str:
-    """The field path with the index of the batch turned into the index among all jobs."""
-    return _INDEX.sub(lambda match: f"requests[{int(match[1]) + by}]", path, count=1)
+def _shift(text: str, by: int) -> str:
+    """The text with places in the batch turned into places among all jobs."""
+    return _INDEX.sub(lambda match: f"requests[{int(match[1]) + by}]", text)

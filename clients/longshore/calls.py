@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
 LONGEST_HINT = 3600.0
-_ROUND_ROBIN = """{
+# What is longer for grpc, such as infinity, is over at once.
+LONGEST_CALL = 365 * 86400.0
+# Calls go round all addresses of the target whose server says that it serves: one that stops or
+# has lost its store gets none. One without the service of health counts as serving.
+_ROUND_SERVING = """{
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""}
 }"""
+# Health is asked for without the metadata of the client. Who demands it would refuse to say that
+# the server serves, and no call would ever be made.
+_ROUND_ALL = """{"loadBalancingConfig": [{"round_robin": {}}]}"""
 OPTIONS: list[tuple[str, int | str]] = [
-    # Calls go round all addresses of the target whose server says that it serves: one that stops
-    # or has lost its store gets none. Where nobody answers for health, it counts as serving.
-    ("grpc.service_config", _ROUND_ROBIN),
     # Servers permit one ping each 30 s; a client that pings more often is sent away.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -89,6 +93,12 @@ class Timing:
         return ceiling * (0.5 + 0.5 * self.random())
 
 
+def is_asked_to_end() -> bool:
+    """True where a cancellation is meant for this task, and not only for the call it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def is_cut(error: grpc.aio.AioRpcError) -> bool:
     """True where the call was cut off and may be answered when it is made again."""
     code = error.code()
@@ -135,9 +145,11 @@ class Calls:
         return self._channel
 
     def _open(self) -> grpc.aio.Channel:
+        service_config = _ROUND_ALL if self.metadata else _ROUND_SERVING
+        options = [*OPTIONS, ("grpc.service_config", service_config)]
         if self._credentials is None:
-            return grpc.aio.insecure_channel(self.target, options=OPTIONS)
-        return grpc.aio.secure_channel(self.target, self._credentials, options=OPTIONS)
+            return grpc.aio.insecure_channel(self.target, options=options)
+        return grpc.aio.secure_channel(self.target, self._credentials, options=options)
 
     async def close(self) -> None:
         """Closes the channel; calls under way end."""
@@ -186,7 +198,7 @@ class Calls:
         """
         self.channel  # noqa: B018 - raises where the client was closed
         clock = self.timing.clock
-        deadline = clock() + (self.timeout if timeout is None else timeout)
+        deadline = clock() + min(LONGEST_CALL, self.timeout if timeout is None else timeout)
         failures = 0
         while True:
             try:
@@ -197,6 +209,13 @@ class Calls:
                 delay = self._delay(error, repeat, failures)
                 if delay is None or clock() + delay >= deadline:
                     raise self.failure(error, request) from error
+            except asyncio.CancelledError:
+                if self._closed and not is_asked_to_end():
+                    raise LongshoreError(
+                        f"the client of {self.target} was closed while a call was under way: "
+                        "whether it took effect is not known"
+                    ) from None
+                raise
             await self.timing.sleep(delay)
 
     async def pages(

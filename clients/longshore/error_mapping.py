@@ -19,6 +19,8 @@ from longshore.v1 import job_pb2
 
 Kind = TypeVar("Kind", bound=RequestError)
 JOB_TYPE = "longshore.v1.Job"
+# What grpc says where it has a connection, and makes no call over it because of its health.
+_UNHEALTHY, _HEALTH_REFUSED = "backend unhealthy", "health check call failed"
 _DETAILS: dict[str, type[Message]] = {
     kind.DESCRIPTOR.full_name: kind
     for kind in (
@@ -171,10 +173,22 @@ def _not_served(refusal: Refusal) -> LongshoreError:
 
 
 def _unavailable(refusal: Refusal) -> LongshoreError:
-    text = (
-        f"no Longshore server answers at {refusal.target} ({refusal.message or 'no detail'}): "
-        "start one with `longshore up`, or correct the target"
-    )
+    said = refusal.message or "no detail"
+    if _UNHEALTHY in said:
+        text = (
+            f"the server at {refusal.target} says that it cannot serve now ({said}): try again; "
+            "if that does not help, see whether it reaches its store"
+        )
+    elif _HEALTH_REFUSED in said:
+        text = (
+            f"{refusal.target} does not say whether it is healthy ({said}): try again; where it "
+            "demands metadata, give it, or let grpc.health.v1.Health pass without"
+        )
+    else:
+        text = (
+            f"no Longshore server answers at {refusal.target} ({said}): "
+            "start one with `longshore up`, or correct the target"
+        )
     return errors.Unavailable(refusal.told or text, **refusal.common())
 
 

@@ -104,6 +104,9 @@ class JobHandle:
     async def wait(self, timeout: float | None = None) -> job_pb2.Job:
         """Waits until the job has ended, however it did; survives restarts of the server.
 
+        A result that is known is returned without a call. A failure is asked for again: the job
+        may have been retried or redriven since.
+
         Args:
             timeout: seconds; None waits as long as the job takes. While no server can be
                 reached, the `reconnect_timeout` of the client is the bound either way.
@@ -114,7 +117,7 @@ class JobHandle:
         Raises:
             DeadlineExceeded: it had not ended in time; it goes on, and may be waited for again.
         """
-        if self._outcome_is_known():
+        if self._result_is_known():
             return self._job
         try:
             async with asyncio.timeout(timeout), aclosing(self._quiet_watch()) as events:
@@ -169,10 +172,9 @@ class JobHandle:
     def _quiet_watch(self) -> AsyncGenerator[Event, None]:
         return self.watch(minimum_progress_interval=QUIET)
 
-    def _outcome_is_known(self) -> bool:
+    def _result_is_known(self) -> bool:
         # The BASIC view of a success says that there is a result, not which.
-        succeeded = self._job.state == job_pb2.JOB_STATE_SUCCEEDED
-        return self._job.HasField("result") if succeeded else is_terminal(self._job)
+        return self._job.state == job_pb2.JOB_STATE_SUCCEEDED and self._job.HasField("result")
 
     def _observe(self, event: Event) -> None:
         kind = event.WhichOneof("event")

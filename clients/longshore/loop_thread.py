@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterator
@@ -30,7 +31,8 @@ class LoopThread:
             target=self._loop.run_forever, name="longshore-client", daemon=True
         )
         self._thread.start()
-        self._stop = weakref.finalize(self, _stop, self._loop, self._thread)
+        self._process = os.getpid()
+        self._stop = weakref.finalize(self, _stop, self._loop, self._thread, self._process)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs it there and waits. Interrupted by Ctrl-C, it is cancelled there first.
@@ -72,10 +74,12 @@ class LoopThread:
 
     @property
     def stopped(self) -> bool:
-        """True once nothing can run any more."""
-        return not self._stop.alive
+        """True once nothing can run any more, and in the child of a fork: it has no such thread."""
+        return not self._stop.alive or os.getpid() != self._process
 
     def _refusal(self) -> Exception | None:
+        if os.getpid() != self._process:
+            return LongshoreError("this client was made before a fork: make a new one after it")
         if self.stopped:
             return LongshoreError("this client is closed: make a new one")
         if threading.current_thread() is self._thread:
@@ -132,7 +136,9 @@ class Errand(Generic[T]):
         self._done.put(None)
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:
+    if os.getpid() != process:
+        return  # after a fork the thread is the parent's, and so is what would wake it
     if threading.current_thread() is thread:
         # The garbage collector came by in the loop itself, which can't wait for its own end.
         loop.stop()

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from longshore import error_mapping
-from longshore.calls import Calls, is_cut
+from longshore.calls import Calls, is_asked_to_end, is_cut
 from longshore.errors import LongshoreError, Unavailable
 from longshore.v1 import job_service_pb2, watch_pb2
 
@@ -152,11 +152,9 @@ class Watch:
         except TimeoutError:
             return None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_asked_to_end():
                 raise
-            # Nobody cancelled us: the channel under the stream was closed.
-            return None
+            return None  # the channel under the stream was closed
         return event if isinstance(event, Event) else None
 
     def _admit(self, event: Event) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
@@ -64,7 +65,20 @@ def _patience(context: Context) -> float | None:
     left: float | None = context.time_remaining()  # its stub knows of no call without one
     if not left:  # grpc asks the wall clock: one that has jumped says that the call is over
         return None
-    return left - min(ANSWER_TIME, left * ANSWER_SHARE)
+    return _less_the_way_back(left)
+
+
+def waiting_time(context: Context) -> float:
+    """Seconds that a handler may wait for something to happen and then still read and answer.
+
+    Waiting for longer would end it as if the store did not answer: see `answers`.
+    """
+    left = _patience(context)
+    return math.inf if left is None else _less_the_way_back(left)
+
+
+def _less_the_way_back(seconds: float) -> float:
+    return seconds - min(ANSWER_TIME, seconds * ANSWER_SHARE)
 
 
 def refusal_of(error: Exception, where: str) -> Refusal:

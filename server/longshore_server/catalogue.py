@@ -59,8 +59,8 @@ class CatalogueReader:
         self._declared: tuple[Any, ...] = ()
         self._version = 0
         self._newest: Catalogue | None = None
+        self._begun = 0.0
         self._lock = asyncio.Lock()
-        self._reads = 0
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -82,12 +82,14 @@ class CatalogueReader:
 
     async def refresh(self) -> Catalogue:
         """A reading that began after this call did. Raises StoreUnavailable."""
-        wanted = self._reads
+        called = time.monotonic()
         try:
             async with asyncio.timeout(READ_TIMEOUT), self._lock:
-                if self._newest is None or self._reads <= wanted:
-                    self._reads += 1
+                # Those who waited for a reading that failed need one of their own.
+                if self._newest is None or self._begun < called:
+                    begun = time.monotonic()
                     self._newest = await self._read()
+                    self._begun = begun
                 return self._newest
         except TimeoutError as error:
             raise StoreUnavailable("the catalogue could not be read in time") from error
@@ -106,6 +108,7 @@ class CatalogueReader:
             except StoreUnavailable:
                 self._failures += 1  # who needs a reading now asks again, and is told
             except Exception as error:  # noqa: BLE001  # the loop must outlive a surprise
+                self._failures += 1
                 log_surprise(error, "the reading of the catalogue")
             await asyncio.sleep(self._period)
 

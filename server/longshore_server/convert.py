@@ -35,6 +35,7 @@ _UNEXPLAINED = {
     JobState.EXPIRED: (DEADLINE_EXCEEDED, "EXPIRED", "a deadline of the job passed"),
 }
 _ORDERED = (RERUN.reason, REDRIVE.reason)
+_LARGEST = 2**63 - 1
 _PLAIN_PROGRESS = ("fraction", "completed", "total", "unit", "phase", "message")
 
 
@@ -190,6 +191,8 @@ def progress_message(progress_json: str) -> job_pb2.Progress:
     """The newest progress; estimated_remaining is kept in seconds. Unknown names are skipped."""
     values = orjson.loads(progress_json)
     given = {n: values[n] for n in _PLAIN_PROGRESS if values.get(n) is not None}
+    for name in ("completed", "total"):  # JSON has larger numbers than these fields
+        given[name] = min(given.get(name, 0), _LARGEST)
     progress = job_pb2.Progress(**given)
     if values.get("metrics"):
         progress.metrics.update(values["metrics"])

@@ -1,43 +1,79 @@
-"""grpc.health.v1, whose watches end with the server."""
+"""grpc.health.v1: whether this server serves. All of its services do, or none."""
+
+# ruff: noqa: N802  # the contract names the methods
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
 
-from grpc_health.v1 import health, health_pb2
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from longshore_server.identity import Context
 
 SERVICE_NAME: str = health.SERVICE_NAME
+_Status = health_pb2.HealthCheckResponse
 
 
-class Health(health.aio.HealthServicer):
-    """The servicer of grpcio-health-checking, but for one thing: its watches never end, so a
-    single client that watches health would hold up every stop for the whole grace."""
+class Health(health_pb2_grpc.HealthServicer):
+    """The servicer of grpcio-health-checking has every watch write under one lock: a client that
+    does not read would keep all others from hearing anything, and the server from stopping. Here
+    nobody waits for anybody, and watches end with the server.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._closing = asyncio.Event()
+    Args:
+        names: the services that are asked for; "" stands for all.
+    """
 
-    async def report(self, names: Iterable[str], *, serving: bool) -> None:
-        """Says of the services that they serve, or do not. Nothing, once the server stops."""
-        status = health_pb2.HealthCheckResponse
-        for name in names:
-            await self.set(name, status.SERVING if serving else status.NOT_SERVING)
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._serving = True
+        self._stopping = self._closed = False
+        self._changed = asyncio.Event()
+
+    def report(self, *, serving: bool) -> None:
+        """Says that the services serve, or do not. Nothing, once the server stops."""
+        if not self._stopping:
+            self._serving = serving
+            self._tell()
+
+    def stop_serving(self) -> None:
+        """Says for good that nothing serves."""
+        self.report(serving=False)
+        self._stopping = True
 
     def close_watches(self) -> None:
-        """Ends every watch; each has heard NOT_SERVING before."""
-        self._closing.set()
+        """Ends every watch; each that is read has heard NOT_SERVING before."""
+        self._closed = True
+        self._tell()
 
-    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
         """See grpc.health.v1."""
-        watching = asyncio.ensure_future(super().Watch(request, context))
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait({watching, closing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watching.cancel()
-            closing.cancel()
-            await asyncio.gather(watching, closing, return_exceptions=True)
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service is known here")
+        return _Status(status=self._status(request.service))
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        """See grpc.health.v1."""
+        told = None
+        while True:
+            changed = self._changed  # as of now: what changes during the write is seen after it
+            status = self._status(request.service)
+            if status != told:
+                await context.write(_Status(status=status))
+                told = status
+            elif self._closed:
+                return
+            else:
+                await changed.wait()
+
+    def _status(self, name: str) -> int:
+        if name not in self._names:
+            return _Status.SERVICE_UNKNOWN
+        return _Status.SERVING if self._serving else _Status.NOT_SERVING
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -68,6 +68,7 @@ class WatchHub:
         self._task: asyncio.Task[None] | None = None
         self._subscriptions: list[Callable[[], None]] = []
         self.draining = False
+        self.storeless = False
 
     def start(self) -> None:
         """Subscribes and begins to pump."""
@@ -139,7 +140,7 @@ class WatchHub:
             self._bus.watch(job_id, watcher.cursor)
         topic.watchers[watcher] = None
         self._mark(job_id)
-        if self.draining:
+        if self.draining or self.storeless:  # it came after those that were sent away
             watcher.drain()
         try:
             yield
@@ -184,11 +185,8 @@ class WatchHub:
             if topic is None:
                 continue
             start = one.events[0].sequence - 1 if one.events else one.sequence
-            try:
-                self._hand_out(topic, Rendered(one), start)
-            except Exception as error:  # noqa: BLE001  # the bus is not trusted: the store is read
-                log_surprise(error, "the watch hub, hearing the bus")
-                self._mark(one.job_id)
+            if not self._try_hand_out(topic, Rendered(one), start):
+                self._mark(one.job_id)  # the bus is not trusted: the store is read
 
     def doubt(self, job_ids: Iterable[str] | None) -> None:
         """Has these jobs, or all, read again."""
@@ -258,11 +256,20 @@ class WatchHub:
             start = cursors.pop(changes.job_id)
             topic = self._topics.get(changes.job_id)
             if topic is not None:
-                self._hand_out(topic, Rendered(changes), start)
+                self._try_hand_out(topic, Rendered(changes), start)
         for job_id in cursors:
             topic = self._topics.get(job_id)
             for watcher in tuple(topic.watchers) if topic else ():
                 watcher.vanish()
+
+    def _try_hand_out(self, topic: Topic, rendered: Rendered, start: int) -> bool:
+        """False where these changes make no sense: watches of other jobs must not miss theirs."""
+        try:
+            self._hand_out(topic, rendered, start)
+        except Exception as error:  # noqa: BLE001  # of whatever kind
+            log_surprise(error, f"the changes of job {rendered.changes.job_id}")
+            return False
+        return True
 
     def _hand_out(self, topic: Topic, rendered: Rendered, start: int) -> None:
         """Changes after `start`, to whom they are news; the job is read again for the others."""

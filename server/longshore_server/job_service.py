@@ -10,7 +10,7 @@ from dataclasses import replace
 from longshore.v1 import job_service_pb2 as pb
 from longshore.v1 import watch_pb2
 from longshore.v1.job_service_pb2_grpc import JobServiceServicer
-from longshore_server.answering import answers, streams
+from longshore_server.answering import answers, streams, waiting_time
 from longshore_server.filters import FilterError, parse_filter
 from longshore_server.hub import WatchHub
 from longshore_server.identity import Context, actor_of, tenant_of
@@ -73,7 +73,7 @@ class JobService(JobServiceServicer):
 
     @answers
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
-        """Reads a job; with after_revision only once it has changed, ended, or `wait` is over."""
+        """Reads a job; with after_revision once it has changed, ended, or its time is over."""
         tenant = tenant_of(context)
         full = request.view == pb.JOB_VIEW_FULL
         faults = Faults()
@@ -81,7 +81,9 @@ class JobService(JobServiceServicer):
             check_duration(request.wait, "wait", faults)
         faults.check()
         record = await self._jobs.read(request.job_id, tenant, full=full)
-        if request.HasField("after_revision") and await self._wait_for_news(request, record):
+        if request.HasField("after_revision") and await self._wait_for_news(
+            request, record, waiting_time(context)
+        ):
             record = await self._jobs.read(request.job_id, tenant, full=full)
         answer = pb.StatusResponse(job=self._jobs.message(record, payload=full))
         placement = await self._jobs.placement(record)
@@ -89,10 +91,12 @@ class JobService(JobServiceServicer):
             answer.placement.CopyFrom(placement)
         return answer
 
-    async def _wait_for_news(self, request: pb.StatusRequest, record: JobRecord) -> bool:
+    async def _wait_for_news(
+        self, request: pb.StatusRequest, record: JobRecord, most: float
+    ) -> bool:
         """True where the job is to be read again. An ended job has no news to wait for."""
         known = request.after_revision
-        seconds = min(LONGEST_WAIT, micros(request.wait) / SECOND)
+        seconds = min(LONGEST_WAIT, micros(request.wait) / SECOND, most)
         if record.revision > known or record.state in TERMINAL or seconds <= 0:
             return False
         waiter = RevisionWaiter(record.sequence, known)

@@ -30,7 +30,7 @@ class PayloadSchema:
         """True where the UTF-8 JSON text is a valid payload. The hot path: about 1 us."""
         try:
             return len(raw) <= PAYLOAD_BYTES and self._accepts(orjson.loads(raw))
-        except orjson.JSONDecodeError:
+        except ValueError:  # no JSON, or nested deeper than the validator goes
             return False
 
     def check(self, raw: bytes, path: str, faults: Faults) -> None:
@@ -44,7 +44,12 @@ class PayloadSchema:
         except orjson.JSONDecodeError as error:
             faults.add(path, f"is not JSON: {error}")
             return
-        for violation in islice(self._validator.iter_errors(value), MOST_VIOLATIONS):
+        try:
+            violations = list(islice(self._validator.iter_errors(value), MOST_VIOLATIONS))
+        except ValueError:  # its word for too much recursion
+            faults.add(path, "is nested too deeply; give fewer levels of arrays and objects")
+            return
+        for violation in violations:
             for place, text in _explained(violation):
                 faults.add(path + place, text)
 

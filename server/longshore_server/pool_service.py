@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import pool_service_pb2 as pools
 from longshore.v1.pool_service_pb2_grpc import PoolServiceServicer
-from longshore_server.answering import answers
+from longshore_server.answering import answers, waiting_time
 from longshore_server.convert import pool_message, worker_message
 from longshore_server.identity import Context
 from longshore_server.paging import check_name, named_page
@@ -110,7 +110,12 @@ class PoolService(PoolServiceServicer):
         chosen = await self._choose(request, grace)
         until_us = self._store.now_us() + micros(grace)
         await self._store.order_workers([w.id for w in chosen], DRAINING, until_us)
-        seen = await self._wait(chosen, lambda one: one.gone or one.drained, _end_of_drain)
+        last = self._now() + waiting_time(context)
+        seen = await self._wait(
+            chosen,
+            lambda one: one.gone or one.drained,
+            lambda seen: min(_end_of_drain(seen), last),
+        )
         idle = [worker_message(_at_rest(one)) for one in seen]
         finished = sum(one.order.finished for one in seen if one.order)
         return pools.DrainWorkersResponse(
@@ -128,7 +133,7 @@ class PoolService(PoolServiceServicer):
             raise not_found(WORKER, request.worker_id)
         state = CORDONED if request.cordoned else READY
         await self._store.order_workers([worker.id], state)
-        until = self._now() + CORDON_PATIENCE
+        until = self._now() + min(CORDON_PATIENCE, waiting_time(context))
         (seen,) = await self._wait([worker], lambda one: _obeys(one, state), lambda _: until)
         if seen.gone:
             raise not_found(WORKER, worker.id)
@@ -199,13 +204,14 @@ class PoolService(PoolServiceServicer):
             late = [one.worker.id for one in seen if not done(one)]
             if not late:
                 return seen
-            if self._now() > until(seen):
+            left = until(seen) - self._now()
+            if left <= 0:
                 message = (
                     f"not carried out yet for {cut(', '.join(late), 200)}: the order stands, and "
                     "is carried out once a scheduler leads; call again to wait for it"
                 )
                 raise unavailable("ORDER_PENDING", message, 1.0)
-            await asyncio.sleep(self._poll)
+            await asyncio.sleep(min(self._poll, left))
 
     async def _look(self, seen: Sequence[_Seen]) -> list[_Seen]:
         # The orders first: a worker that they call idle then is one in the second reading too.

@@ -84,7 +84,7 @@ class LongshoreServer:
         self._listen = listen
         self._credentials = credentials
         self._interceptors = tuple(interceptors)
-        self._health = Health()
+        self._health = Health(HEALTH_NAMES)
         self._server: grpc.aio.Server | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -104,7 +104,6 @@ class LongshoreServer:
         await server.start()
         self._server = server
         self.services.start()
-        await self._health.report(HEALTH_NAMES, serving=True)
         self._looking = asyncio.create_task(self._look_at_store(), name="look at the store")
 
     async def _look_at_store(self) -> None:
@@ -117,7 +116,8 @@ class LongshoreServer:
                 continue
             serving = not serving
             _log.warning("the store is %s", "reached again" if serving else "out of reach")
-            await self._health.report(HEALTH_NAMES, serving=serving)
+            self._health.report(serving=serving)
+            self.services.hub.storeless = not serving
             if not serving:
                 self.services.hub.send_away()
 
@@ -142,7 +142,7 @@ class LongshoreServer:
         end = loop.time() + grace
         if self._looking is not None:
             self._looking.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.stop_serving()
         await self.services.drain(grace * DRAIN_SHARE)
         self._health.close_watches()
         await server.stop(max(0.0, end - loop.time()))

@@ -168,11 +168,11 @@ class Watch:
             await self._idle()
 
     async def _flush_progress(self) -> bool:
-        """Sends progress that is due: at the interval, or at once where the end follows."""
+        """Sends progress that is due: at the interval, before the end, before catching up."""
         box = self._box
         if box.progress is None:
             return False
-        if self._loop.time() < self._progress_due and not box.ended:
+        if self._loop.time() < self._progress_due and not (box.ended or box.lagging):
             return False
         message, box.progress = box.progress, None
         self._progress_due = self._loop.time() + self._interval

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -394,10 +394,13 @@ async def _break(cut: Cut, context: Any) -> None:
 
 @asynccontextmanager
 async def serving(
-    service: FakeService, address: str = "127.0.0.1:0", health: HealthServicer | None = None
+    service: FakeService,
+    address: str = "127.0.0.1:0",
+    health: HealthServicer | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[str]:
     """Serves it in this loop; gives the target."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=tuple(interceptors))
     if health is None:
         health = HealthServicer()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import grpc
+import pytest
 from grpc_health.v1 import health_pb2
 
+from longshore import errors
 from longshore.aio import AsyncClient
 from tests.client.fake import FakeService, HealthServicer, serving
 
@@ -42,6 +46,48 @@ async def test_calls_go_round_the_servers_that_serve() -> None:
         await submit_until(lambda got: got == [0, SEVERAL])
         await healths[0].set("", SERVING)
         await submit_until(lambda got: got == [SEVERAL // 2, SEVERAL // 2])
+
+
+async def test_a_server_that_alone_does_not_serve_is_no_missing_server() -> None:
+    health = HealthServicer()
+    await health.set("", NOT_SERVING)
+    async with serving(FakeService(), health=health) as target, AsyncClient(target) as client:
+        with pytest.raises(errors.Unavailable, match="says that it cannot serve now") as caught:
+            await client.submit("resize", timeout=0.5)
+        assert "longshore up" not in str(caught.value)
+        waiting = asyncio.create_task(client.submit("resize", timeout=3 * DEADLINE))
+        await health.set("", SERVING)
+        async with asyncio.timeout(2 * DEADLINE):
+            assert (await waiting).created
+
+
+class Strict(grpc.aio.ServerInterceptor):
+    """Lets nobody in without an authorization, as a proxy may."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if dict(details.invocation_metadata).get("authorization") == "Bearer x":
+            return handler
+
+        async def refuse(_: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+
+        streams = handler is not None and handler.response_streaming
+        make = grpc.unary_stream_rpc_method_handler if streams else None
+        return (make or grpc.unary_unary_rpc_method_handler)(refuse)
+
+
+async def test_who_must_say_who_he_is_gets_in() -> None:
+    async with serving(FakeService(), interceptors=[Strict()]) as target:
+        metadata = [("authorization", "Bearer x")]
+        async with AsyncClient(target, metadata=metadata) as client:
+            assert (await client.submit("resize", timeout=DEADLINE)).created
+        async with AsyncClient(target, metadata=[("authorization", "Bearer y")]) as client:
+            with pytest.raises(errors.Unauthenticated, match="who are you"):
+                await client.submit("resize", timeout=DEADLINE)
+        async with AsyncClient(target) as client:
+            with pytest.raises(errors.Unavailable, match="where it demands metadata"):
+                await client.submit("resize", timeout=0.5)
 
 
 def _count(service: FakeService) -> int:

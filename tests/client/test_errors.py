@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from typing import Any
 
@@ -16,7 +17,7 @@ from longshore import error_mapping, errors
 from longshore.aio import AsyncClient
 from longshore.errors import LongshoreError
 from longshore.v1 import job_pb2
-from tests.client.fake import FakeService, Refusal, queue_full
+from tests.client.fake import FakeService, Refusal, queue_full, serving
 
 Code = grpc.StatusCode
 BAD = rpc.BadRequest(field_violations=[{"field": "spec.task", "description": "unknown"}])
@@ -133,6 +134,23 @@ async def test_a_closed_client_says_so(client: AsyncClient) -> None:
         await client.submit("resize")
     with pytest.raises(LongshoreError, match="is closed"):
         [event async for event in client.watch("job-1")]
+
+
+async def test_a_call_that_is_under_way_when_its_client_closes_is_no_cancellation() -> None:
+    entered = asyncio.Event()
+
+    class Holding(FakeService):
+        async def Submit(self, request: Any, context: Any) -> Any:  # noqa: N802
+            entered.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), serving(Holding()) as target:
+        client = AsyncClient(target)
+        call = asyncio.ensure_future(client.submit("resize"))
+        await entered.wait()
+        await client.close()
+        with pytest.raises(LongshoreError, match="closed while a call was under way"):
+            await call
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,18 @@ async def test_a_result_that_is_known_needs_no_call(
     assert service.requests["WatchProgress"] == []
 
 
+async def test_a_failure_that_was_redriven_is_not_the_result(
+    service: FakeService, client: AsyncClient
+) -> None:
+    history = service.add().end(job_pb2.JOB_STATE_DEAD_LETTERED, "")
+    handle = await client.get("job-1")
+    with pytest.raises(errors.JobDeadLettered):
+        await handle.result()
+    history.events.pop()
+    history.state(job_pb2.JOB_STATE_QUEUED, "REDRIVEN").end(SUCCEEDED, "5")
+    assert await handle.result() == 5
+
+
 async def test_a_success_in_basic_view_still_fetches_its_result(
     service: FakeService, client: AsyncClient
 ) -> None:

@@ -99,6 +99,11 @@ async def test_a_server_that_stays_away_is_unavailable_after_the_deadline(
     assert 2.5 < fake_time.now < 5
 
 
+async def test_an_endless_timeout_is_a_long_one(client: AsyncClient) -> None:
+    for timeout in (float("inf"), 1e12):
+        assert (await client.submit("resize", timeout=timeout)).created
+
+
 async def test_retry_is_not_repeated(service: FakeService, client: AsyncClient) -> None:
     service.add()
     service.refusals["Retry"].append(unavailable())
@@ -196,9 +201,12 @@ async def test_a_bad_job_is_named_by_its_place_among_all(
     service: FakeService, client: AsyncClient
 ) -> None:
     bad = rpc.BadRequest(
-        field_violations=[{"field": "requests[7].spec.task", "description": "unknown"}]
+        field_violations=[
+            {"field": "requests[7].idempotency_key", "description": "repeats that of requests[3]"}
+        ]
     )
-    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "1 field is wrong", (bad,))
+    message = "requests[7].idempotency_key: repeats that of requests[3]"
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, message, (bad,))
     arrived = asyncio.Event()
     service.on_enter = lambda context: arrived.set()
 
@@ -212,5 +220,7 @@ async def test_a_bad_job_is_named_by_its_place_among_all(
 
     with pytest.raises(errors.InvalidJob) as caught:
         await client.submit_many(jobs())
-    assert caught.value.violations == [("requests[1007].spec.task", "unknown")]
+    [(field, text)] = caught.value.violations
+    assert (field, text) == ("requests[1007].idempotency_key", "repeats that of requests[1003]")
+    assert str(caught.value) == f"{field}: {text}"
     assert caught.value.__notes__ == ["1000 jobs of this submit_many were accepted before"]

@@ -33,6 +33,25 @@ with Client(sys.argv[1]) as client:
 """
 
 
+FORK = """
+import os, sys, time
+from longshore import Client, errors
+with Client(sys.argv[1]) as client:
+    client.tasks()
+    if os.fork() == 0:
+        begun = time.monotonic()
+        try:
+            client.tasks()
+        except errors.LongshoreError as error:
+            print(error, flush=True)
+        client.close()
+        client._loop._stop()
+        assert time.monotonic() - begun < 1.0
+        os._exit(0)
+    print(os.wait()[1], client.task("resize").name, flush=True)
+"""
+
+
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
     with Client(target, timeout=10) as made:
@@ -130,6 +149,15 @@ def test_a_handle_outlives_the_name_of_its_client(service: FakeService, target: 
     assert job.result(timeout=10) == 1
     del job
     assert "longshore-client" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_child_of_a_fork_is_told_at_once_and_leaves_the_parent_alone(target: str) -> None:
+    command = [sys.executable, "-c", FORK, target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines() == [
+        "this client was made before a fork: make a new one after it",
+        "0 resize",
+    ]
 
 
 def test_ctrl_c_ends_a_watch_and_leaves_the_client_usable(

@@ -94,6 +94,11 @@ async def test_payload_that_is_not_the_input(harness: Harness, payload: str) -> 
     assert all(path.startswith("spec.payload") for path in fields)
 
 
+async def test_payload_nested_deeper_than_can_be_checked(harness: Harness) -> None:
+    fields = (await invalid(harness, payload="[" * 900 + "]" * 900)).fields
+    assert fields["spec.payload"].startswith("is nested too deeply")
+
+
 async def test_payload_too_large(harness: Harness) -> None:
     payload = json.dumps({"text": "ä" * 140_000}, ensure_ascii=False)
     refusal = await invalid(harness, payload=payload)

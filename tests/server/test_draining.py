@@ -127,6 +127,17 @@ async def test_an_order_that_nobody_carries_out_stands(
     assert (await ordered(harness, "cpu-2"))[0].state == CORDONED
 
 
+async def test_a_caller_with_little_time_is_told_what_is_pending(harness: Harness) -> None:
+    await record(harness, "cpu-1")
+    request = pools.DrainWorkersRequest(worker_ids=["cpu-1"], grace=Duration(seconds=60))
+    pending = await refused(harness.pools.DrainWorkers(request, timeout=1))
+    assert pending.reason == "ORDER_PENDING"
+    await record(harness, "cpu-2")
+    cordon = pools.CordonWorkerRequest(worker_id="cpu-2", cordoned=True)
+    pending = await refused(harness.pools.CordonWorker(cordon, timeout=1))
+    assert pending.reason == "ORDER_PENDING"
+
+
 async def test_cordon_and_uncordon(harness: Harness) -> None:
     await record(harness, "cpu-1")
     for cordoned, state in ((True, CORDONED), (False, READY)):

@@ -190,6 +190,20 @@ async def test_nonsense_is_read_over() -> None:
     assert box.events[0].event_time.ToMicroseconds() == 1
 
 
+async def test_a_job_that_makes_no_sense_keeps_nothing_from_the_others() -> None:
+    class Two(Truth):
+        async def read_changes(self, cursors: Mapping[str, int]) -> list[JobChanges]:
+            odd = event(2)._replace(job_id="a", kind=EventKind.LOG, body_json="{")
+            first = changes(1, 2)._replace(job_id="a", events=(odd,))
+            found = [first, changes(1, 2)]
+            return [one for one in found if one.job_id in cursors]
+
+    box = mailbox()
+    async with hub_over(Two()) as hub:
+        with hub.attached("a", mailbox()), hub.attached(JOB, box):
+            await until(lambda: box.cursor == 2)
+
+
 async def test_a_page_that_is_not_the_last_is_followed_by_a_read() -> None:
     truth, box = Truth(), mailbox()
     async with hub_over(truth) as hub:

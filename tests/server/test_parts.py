@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from longshore.v1 import job_pb2
 from longshore.v1.job_service_pb2 import SubmitRequest
+from longshore_server import catalogue as catalogue_module
 from longshore_server.admission import Admission, read_items
 from longshore_server.capacity import offers, slots
-from longshore_server.catalogue import Catalogue
+from longshore_server.catalogue import Catalogue, CatalogueReader
 from longshore_server.hub import WatchHub
 from longshore_server.ids import IdSource, is_id
 from longshore_server.overload import retry_delay
@@ -30,7 +31,7 @@ from longshore_store import model as m
 from longshore_store.needs import needs_json, parse_needs
 from longshore_store.states import JobState
 from longshore_store.store import Store
-from tests.server.harness import POOLS, echo, request
+from tests.server.harness import DEADLINE, POOLS, echo, request, until
 
 CPU = needs_json(cpu_millis=1000)
 
@@ -46,6 +47,54 @@ def catalogue(
     entry = parse_task(json.dumps(echo.describe()))
     named = {q.name: q for q in queues}
     return Catalogue({"echo": entry}, named, offers(pools), rates, version=1, read_at=0)
+
+
+async def test_a_reading_that_failed_answers_nobody() -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    class Failing:
+        """A store that answers once, and then after `go_on` only that it is lost."""
+
+        reads = 0
+
+        async def list_tasks(self) -> list[m.TaskRecord]:
+            self.reads += 1
+            if self.reads > 1:
+                reading.set()
+                await go_on.wait()
+                raise m.StoreUnavailable("it is cut off")
+            return []
+
+        async def list_queues(self) -> list[m.QueueRecord]:
+            return []
+
+        list_pools = list_queues
+
+    reader = CatalogueReader(cast(Store, Failing()))
+    await reader.refresh()
+    calls = [asyncio.ensure_future(reader.refresh())]
+    async with asyncio.timeout(DEADLINE):
+        await reading.wait()
+        calls += [asyncio.ensure_future(reader.refresh()) for _ in range(3)]
+        await asyncio.sleep(0)
+        go_on.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [m.StoreUnavailable] * 4
+
+
+async def test_a_store_that_only_surprises_is_lost_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue_module, "LOST_AFTER", 0.0)
+
+    class Odd:
+        async def list_tasks(self) -> list[m.TaskRecord]:
+            raise LookupError("a column is gone")
+
+    reader = CatalogueReader(cast(Store, Odd()), period=0.0)
+    reader.start()
+    try:
+        await until(lambda: reader.lost)
+    finally:
+        await reader.stop()
 
 
 def test_ids_are_uuid7_and_rise() -> None:

@@ -99,6 +99,23 @@ async def test_long_poll_hears_of_progress(harness: Harness) -> None:
     assert (progress.fraction, progress.message, progress.metrics["fps"]) == (0.5, "half", 24.0)
 
 
+async def test_long_poll_ends_before_its_deadline(harness: Harness) -> None:
+    job = await harness.submit()
+    ask = pb.StatusRequest(job_id=job.job_id, after_revision=99, wait=Duration(seconds=30))
+    answer = await harness.jobs.Status(ask, timeout=1)
+    assert answer.job.state == job_pb2.JOB_STATE_QUEUED
+
+
+async def test_counts_beyond_their_fields_are_shown_as_the_largest(harness: Harness) -> None:
+    job = await harness.submit()
+    fence = await harness.start(job.job_id)
+    await harness.progress(job.job_id, fence, 0.5, completed=2**63, total=2**64 - 1)
+    listed = (await harness.jobs.ListJobs(pb.ListJobsRequest())).jobs
+    assert listed[0].progress == job_pb2.Progress(
+        fraction=0.5, completed=2**63 - 1, total=2**63 - 1
+    )
+
+
 async def test_long_poll_ends_with_its_wait(harness: Harness) -> None:
     job = await harness.submit()
     ask = pb.StatusRequest(job_id=job.job_id, after_revision=99, wait=Duration(nanos=50_000_000))

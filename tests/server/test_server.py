@@ -15,6 +15,7 @@ from longshore.v1.job_service_pb2 import ListJobsRequest, WatchProgressRequest
 from longshore.v1.job_service_pb2_grpc import JobServiceStub
 from longshore_server import ListenError, LongshoreServer, PortTaken, add_services, catalogue
 from longshore_server import server as server_module
+from longshore_server.mailbox import RevisionWaiter
 from longshore_store.model import StoreUnavailable
 from tests.server.harness import DEADLINE, Harness, Refused, make_settings, request
 
@@ -85,6 +86,43 @@ async def test_not_healthy_comes_first(harness: Harness) -> None:
         await stopping
 
 
+async def test_a_client_that_never_reads_keeps_health_from_nobody(harness: Harness) -> None:
+    told, deaf = await asyncio.open_connection("127.0.0.1", harness.server.port)
+    fields = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/grpc.health.v1.Health/Watch"),
+        (b":authority", b"deaf"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    ]
+    headers = b"".join(
+        b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields
+    )
+    deaf.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    deaf.write(_frame(4, 0, 0, b"\0\4" + bytes(4)))  # SETTINGS: a window of nothing
+    deaf.write(_frame(1, 4, 1, headers) + _frame(0, 1, 1, bytes(5)))
+    stub: Any = health_pb2_grpc.HealthStub(harness.channel)
+    async with asyncio.timeout(DEADLINE):
+        while True:  # until its handler writes: the headers of its answer are here
+            head = await told.readexactly(9)
+            await told.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] == 1:
+                break
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+        assert (await watch.read()).status == SERVING
+        stopping = asyncio.ensure_future(harness.server.stop(0.5))
+        assert (await watch.read()).status == NOT_SERVING
+        await stopping
+    deaf.close()
+
+
+def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    return b"%b%c%c%b%b" % (
+        len(body).to_bytes(3, "big"), kind, flags, stream.to_bytes(4, "big"), body
+    )  # fmt: skip
+
+
 async def test_a_server_that_has_lost_its_store_says_so_and_sends_watches_away(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,8 +148,13 @@ async def test_a_server_that_has_lost_its_store_says_so_and_sends_watches_away(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await watch.read()
         assert Refused(caught.value).reason == "STORE_UNAVAILABLE"
+        late: Any = harness.jobs.WatchProgress(request, timeout=DEADLINE)
+        while not (event := await late.read()).HasField("reconnect"):
+            assert event.HasField("snapshot")
         monkeypatch.delattr(harness.store, "list_tasks")
         assert (await said.read()).status == SERVING
+    with harness.server.services.hub.attached(job.job_id, box := RevisionWaiter(0, 99)):
+        assert not box.done
 
 
 async def test_services_on_a_given_server(harness: Harness, tmp_path: Path) -> None:

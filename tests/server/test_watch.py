@@ -10,9 +10,11 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
+from longshore.sdk.failures import FailureClass
 from longshore.v1 import job_pb2
 from longshore.v1 import job_service_pb2 as pb
 from longshore_store import model as m
+from longshore_store.failure import FailureRecord
 from tests.server.harness import (
     DEADLINE,
     Harness,
@@ -136,6 +138,37 @@ async def test_progress_is_merged_and_flushed_before_the_end(harness: Harness) -
     told = [e.progress.fraction for e in events if kind_of(e) == "progress"]
     assert told == [0.9]
     assert kind_of(events[-1]) == "terminal"
+
+
+async def test_progress_that_waits_comes_before_what_is_caught_up_with(tmp_path: Path) -> None:
+    async with opened(tmp_path, make_settings(watch_buffer=8)) as harness:
+        job_id = (await harness.submit()).job_id
+        fence = await harness.start(job_id)
+        options = {"include_logs": True, "minimum_progress_interval": SLOW_PROGRESS}
+        watch = harness.watch(job_id, **options)
+        await take(watch, 1)
+        await harness.progress(job_id, fence, 0.1)
+        await take(watch, 1)
+        await harness.progress(job_id, fence, 0.2)
+        [box] = harness.server.services.hub._topics[job_id].watchers
+        await until(lambda: getattr(box, "progress", None) is not None)
+        read, committed = harness.store.read_changes, asyncio.Event()
+
+        async def late(cursors: Any) -> Any:
+            await committed.wait()
+            return await read(cursors)
+
+        harness.store.read_changes = late  # type: ignore[method-assign]
+        for line in "abcdefghi":
+            await harness.log(job_id, fence, line)
+        why = FailureRecord(FailureClass.PREEMPTED, 14, "DRAINED", "its worker goes").to_json()
+        back = m.Setback(job_id, fence, FailureClass.PREEMPTED, "DRAINED", why, None, None)
+        await harness.store.release_attempts(harness.term, [back])
+        committed.set()
+        told = await take(watch, 11)
+        assert kinds(told).index("progress") < kinds(told).index("state_change")
+        await harness.run(job_id)
+        assert "progress" not in kinds(await read_to_end(watch))
 
 
 async def test_progress_comes_at_its_interval(harness: Harness) -> None:

@@ -13,6 +13,7 @@ from longshore_store.bus.outbox import Outbox
 from longshore_store.bus.wire import encode_changes
 from longshore_store.model import JobChanges, StoreUnavailable
 from longshore_store.store import Store
+from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ class Feed:
                 await self._turn()
             except (StoreUnavailable, TimeoutError):
                 self._due.clear()  # those who watch poll, and are told so by the same store
-            except Exception:  # noqa: BLE001  # the feed must outlive a surprise
-                _log.exception("changes could not be read for the bus")
+            except Exception as error:  # noqa: BLE001  # the feed must outlive a surprise
+                _log.error("changes could not be read for the bus: %s", without_values(error))
                 self._due.clear()
             # Not more often than this, or a busy job would be read after each of its commits.
             await asyncio.sleep(begun + PACE - loop.time())

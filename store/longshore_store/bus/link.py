@@ -23,6 +23,16 @@ UNANSWERED = 2
 """Pings without an answer before a connection counts as dead: 3 s in all."""
 
 
+_OURS: dict[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "retry": Retry(NoBackoff(), 0),  # trying again is the bus's, with its circuit
+    "socket_timeout": ROUND_TRIP,
+    "socket_connect_timeout": ROUND_TRIP,
+}
+"""What an address cannot change."""
+
+
 class LinkLost(Exception):
     """Redis is away, or as good as that."""
 
@@ -38,18 +48,15 @@ class Address:
         remedy = "give redis://[USER:PASSWORD@]HOST:PORT, rediss:// for TLS, or unix://PATH"
         try:
             parts: dict[str, Any] = dict(parse_url(url))
-        except ValueError as error:  # whose text may hold the password
-            raise BusRefused(f"the address of Redis cannot be read: {remedy}") from error
+            self._pool = ConnectionPool.from_url(url, **_OURS)
+            self._pool.connection_kwargs.update(_OURS)  # where the address says otherwise
+            self.connection()
+        except (ValueError, TypeError, RedisError):
+            # Their texts may hold the password, so they are no cause either.
+            raise BusRefused(f"the address of Redis cannot be read: {remedy}") from None
         path = parts.get("path")
         self.place = path or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}"
         self.user = str(parts.get("username") or "default")
-        self._pool = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),  # trying again is the bus's, with its circuit
-            socket_timeout=ROUND_TRIP,
-            socket_connect_timeout=ROUND_TRIP,
-        )
 
     def connection(self) -> AbstractConnection:
         """A new one, not connected."""

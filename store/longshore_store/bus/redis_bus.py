@@ -28,6 +28,7 @@ from longshore_store.bus.wire import (
     decode,
 )
 from longshore_store.store import Listener, Store
+from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class RedisBus:
             except (LinkLost, BusRefused) as error:
                 pause = self._circuit.open(error)
             except Exception as error:  # noqa: BLE001  # hints must come back by themselves
-                _log.exception("the bus failed; it begins anew")
+                _log.error("the bus failed and begins anew: %s", without_values(error))
                 pause = self._circuit.open(error)
             self._feed.clear()
             self._outbox.clear()
@@ -258,8 +259,8 @@ class RedisBus:
         except Malformed as error:
             self._malformed += 1
             _log.debug("a message of the bus is dropped: %s", error)
-        except Exception:  # noqa: BLE001  # what a listener cannot take must not end the hearing
-            _log.exception("a listener of the bus failed")
+        except Exception as error:  # noqa: BLE001  # it must not end the hearing
+            _log.error("a listener of the bus failed: %s", without_values(error))
 
     def _dispatch(self, message: Message) -> None:
         match message:

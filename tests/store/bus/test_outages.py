@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -249,11 +250,34 @@ async def test_too_few_rights_are_refused(redis: RedisServer, store: SqlStore) -
         await RedisBus(f"redis://weak:secret@127.0.0.1:{redis.port}", store).start()
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "http://u:secret@h", "redis://h:secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:6379", "http://u:secret@h", "redis://h:secret", "redis://u:secret/x@h:1"),
+        *("redis://u:secret@h?no_such_option=1", "rediss://u:secret@h?ssl_cert_reqs=nonsense"),
+    ],
+)
 def test_an_address_that_is_none_is_refused(url: str, store: SqlStore) -> None:
     with pytest.raises(BusRefused, match="redis://") as caught:
         RedisBus(url, store)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_address_cannot_change_what_the_bus_relies_on(
+    redis: RedisServer, store: SqlStore
+) -> None:
+    options = "decode_responses=true&socket_timeout=600&retry_on_timeout=true"
+    buses = [RedisBus(f"{redis.url}?{options}", store, cluster="test") for _ in range(2)]
+    woken: list[str] = []
+    buses[1].on_wake(woken.extend)
+    for bus in reversed(buses):
+        await bus.start()
+    try:
+        buses[0].committed(["a"])
+        await until(lambda: "a" in woken)
+    finally:
+        for bus in buses:
+            await bus.stop()
 
 
 async def test_an_address_that_does_not_answer_is_tried_again(
