@@ -86,7 +86,10 @@ class OomWatch:
 
     def happened(self) -> bool:
         """True where the counter grew since the last call."""
-        count = self._count()
+        try:
+            count = self._count()
+        except OSError:  # too many open files, say: then nobody knows
+            return False
         grew, self._seen = count > self._seen, count
         return grew
 

@@ -71,7 +71,19 @@ class Fleet:
         starting = sum(r.role is Role.FRESH and r.devices == devices and not r.doomed for r in self)
         for _ in range(min(count, _STARTS_AT_ONCE) - starting):
             if not self._start(devices):
+                if not starting:
+                    self._give_way(devices)
                 return
+            starting += 1
+
+    def _give_way(self, devices: DeviceSet) -> None:
+        """Stops a fresh runner of other devices that has the place of one that could work."""
+        working = sum(r.role is not Role.FRESH for r in self)
+        if working >= self._settings.max_runners or any(r.doomed for r in self):
+            return
+        other = [r for r in self if r.role is Role.FRESH and r.ready and r.devices != devices]
+        if len(self) > self._settings.max_runners and other:
+            other[0].kill()
 
     def keep_spare(self) -> None:
         """Starts a runner where no fresh one is ready or on its way."""

@@ -6,13 +6,14 @@ it by the token in its environment.
 
 A worker that is stopped, hung or cut off from every scheduler is not dead, but its leases are
 lost. It beats while a scheduler asks it for news; when the beats stay away for long, the guardian
-kills it too.
+kills it too. At last it deletes the scratch folders that nobody is left to delete.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import secrets
@@ -39,7 +40,13 @@ else:
     if os.getppid() == worker == int(sys.argv[5]):
         os.kill(worker, signal.SIGKILL)
 bury_worker(token)
+scratch = sys.argv[6]
+left = os.listdir(scratch) if os.path.isdir(scratch) else ()
+left = [os.path.join(scratch, name) for name in left if name.startswith(token + "-")]
+if left:
+    os.execvp("rm", ["rm", "-rf", "--", *left])
 """
+_log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parent.parent
 _LONGEST_PERIOD = 1.0
 _PARTS = 10
@@ -49,6 +56,7 @@ class Guardian:
     """Holds a pipe to the guardian process; when it closes or falls silent, the guardian acts.
 
     Args:
+        scratch: where folders of attempts are; what a dead worker has left there is deleted.
         abandon_after: seconds without a beat after which it kills this process, and all that
             belongs to it; None waits for ever.
 
@@ -57,14 +65,15 @@ class Guardian:
         period: seconds between two beats.
     """
 
-    def __init__(self, abandon_after: float | None = None) -> None:
+    def __init__(self, scratch: Path, abandon_after: float | None = None) -> None:
         self.token = secrets.token_hex(8)
         self.period = _LONGEST_PERIOD
         patience = 0
         if abandon_after is not None:
             self.period = min(_LONGEST_PERIOD, abandon_after / _PARTS)
             patience = math.ceil(abandon_after / self.period)
-        self._words = (str(_ROOT), self.token, str(self.period), str(patience), str(os.getpid()))
+        times = (str(self.period), str(patience))
+        self._words = (str(_ROOT), self.token, *times, str(os.getpid()), str(scratch))
         self._process, self._pipe = self._start()
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
@@ -79,10 +88,16 @@ class Guardian:
         return process, process.stdin.fileno()
 
     def revive(self) -> None:
-        """Starts the process again where something killed it."""
-        if self._process.poll() is not None:
-            self._process.communicate()
-            self._process, self._pipe = self._start()
+        """Starts the process again where something killed it; called before every beat."""
+        if self._process.poll() is None:
+            return
+        try:
+            process, pipe = self._start()
+        except OSError:  # no process to be had now: the next beat tries again
+            _log.exception("the guardian is gone and cannot be started")
+            return
+        self._process.communicate()
+        self._process, self._pipe = process, pipe
 
     def beat(self) -> None:
         """Says that a scheduler asks for this worker. Never blocks."""

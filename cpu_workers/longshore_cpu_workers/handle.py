@@ -19,7 +19,7 @@ import orjson
 from longshore_cpu_workers.attempt import Attempt
 from longshore_cpu_workers.backlog import Shape
 from longshore_cpu_workers.binding import DeviceSet
-from longshore_cpu_workers.reaping import bury, kill_tree
+from longshore_cpu_workers.reaping import Root, bury, kill_tree, read_stat
 from longshore_cpu_workers.spawn import Spawned
 
 Message = list[Any]
@@ -63,7 +63,8 @@ class Runner:
     def __init__(self, spawned: Spawned, devices: DeviceSet, listener: Listener) -> None:
         self.process: subprocess.Popen[bytes] = spawned.process
         self.pid = spawned.process.pid
-        self.token = spawned.token
+        stat = read_stat(self.pid)  # nobody has waited for it, so it is there, dead or alive
+        self._root = Root(self.pid, stat.started if stat else 0.0, spawned.token)
         self.devices = devices
         self.role = Role.FRESH
         self.ready = False
@@ -104,22 +105,26 @@ class Runner:
         if self.kill_at is None:
             self.kill_at = kill_at
             self._signal_group(signal.SIGTERM)
-            self._loop.run_in_executor(None, kill_tree, self.pid, self.token, signal.SIGTERM)
+            self._signal_tree(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kills the group at once; `bury` gets the rest when the exit is seen."""
         self.doomed = self.killed = True
         self._signal_group(signal.SIGKILL)
-        self._loop.run_in_executor(None, kill_tree, self.pid, self.token, signal.SIGKILL)
+        self._signal_tree(signal.SIGKILL)
 
     async def bury(self) -> None:
         """Kills all that is left of a dead runner."""
-        await self._loop.run_in_executor(None, bury, self.pid, self.token)
+        await self._loop.run_in_executor(None, bury, self._root)
 
     def _signal_group(self, sig: signal.Signals) -> None:
         if self.process.returncode is None:  # not waited for yet: its number is still its own
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, sig)
+
+    def _signal_tree(self, sig: signal.Signals) -> None:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: a busy one will do it
+            self._loop.run_in_executor(None, kill_tree, self._root, sig)
 
     def _watch(self) -> None:
         self._loop.add_reader(self._link, self._readable)

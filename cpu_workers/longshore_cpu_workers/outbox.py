@@ -147,12 +147,17 @@ class Outbox:
 def _size(report: Report) -> int:
     """About how many bytes a report takes; small ones count as nothing."""
     match report:
-        case Succeeded() | Checkpointed():
+        case Succeeded():
+            return len(report.value) + sum(len(ref.uri) for ref in report.artifacts)
+        case Checkpointed():
             return len(report.value)
         case Progressed():
             return len(report.body)
         case Logged():
             return sum(map(len, report.lines))
         case Failed():
-            return len(report.failure.message) + len(report.failure.traceback)
+            failure = report.failure
+            pairs = failure.metadata + failure.violations
+            told = len(failure.message) + len(failure.traceback)
+            return told + sum(len(name) + len(text) for name, text in pairs)
     return 0

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,19 +41,27 @@ def read_stat(pid: int) -> ProcessStat | None:
     return ProcessStat(pid, fields[0].decode(), parent, group, session, int(fields[19]) / _TICKS)
 
 
-def kill_tree(runner: int, token: str, sig: signal.Signals) -> int:
+class Root(NamedTuple):
+    """A runner: its number, when it started in seconds since boot, and its token."""
+
+    pid: int
+    started: float
+    token: str
+
+
+def kill_tree(runner: Root, sig: signal.Signals) -> int:
     """Signals a runner and all that belongs to it; returns how many processes got it.
 
     Reads all of /proc, some 30 µs a process: call it in a thread. The runner may be dead.
     """
-    members = [p for p in _belonging(_all_processes(), runner, token) if p.state != "Z"]
+    members = [p for p in _belonging(_all_processes(), runner) if p.state != "Z"]
     return sum(_send(member, sig) for member in members)
 
 
-def bury(runner: int, token: str, *, rounds: int = 5) -> None:
+def bury(runner: Root, *, rounds: int = 5) -> None:
     """Kills what is left of a runner until nothing is left; a fork can slip past one round."""
     for _ in range(rounds):
-        if not kill_tree(runner, token, signal.SIGKILL):
+        if not kill_tree(runner, signal.SIGKILL):
             return
         time.sleep(0.01)
 
@@ -98,14 +106,17 @@ def _all_processes() -> list[ProcessStat]:
     return [stat for pid in pids if (stat := read_stat(pid))]
 
 
-def _belonging(processes: Iterable[ProcessStat], runner: int, token: str) -> list[ProcessStat]:
-    processes = list(processes)
-    below = {process.pid for process in _descendants(processes, runner)}
-    mark = _mark(token)
+def _belonging(processes: Sequence[ProcessStat], runner: Root) -> list[ProcessStat]:
+    mark = _mark(runner.token)
+    # A number goes to another process once no process, group or session has it: then nothing that
+    # is found by the number is of the runner.
+    if any(p.pid == runner.pid and p.started != runner.started for p in processes):
+        return [process for process in processes if _marked(process.pid, mark)]
+    below = {process.pid for process in _descendants(processes, runner.pid)}
     return [
         process
         for process in processes
-        if runner in (process.pid, process.session, process.group)
+        if runner.pid in (process.pid, process.session, process.group)
         or process.pid in below
         or _marked(process.pid, mark)
     ]

@@ -20,7 +20,8 @@ class WorkerSettings:
         pool: the pool it belongs to.
         capacity: what its running attempts may take together.
         artifacts: files of results go to `<artifacts>/<job_id>/<fence>/`.
-        scratch: folders that attempts use and that are deleted when they end.
+        scratch: folders that attempts use; deleted when they end, and by the guardian where the
+            worker did not live to see it.
         modules: task modules, in addition to the entry points `longshore.tasks`.
         max_runners: processes that run attempts at once; a spare one may be warm besides.
         env: variables for runners, on top of the cleaned environment of the worker.

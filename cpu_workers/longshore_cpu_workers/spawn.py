@@ -42,7 +42,7 @@ def spawn(settings: WorkerSettings, device_env: Mapping[str, str], worker: str) 
     with theirs:
         try:
             process = subprocess.Popen(
-                _command(settings, theirs.fileno()),
+                _command(settings, worker, theirs.fileno()),
                 env=runner_env(settings.env, device_env, token),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -55,9 +55,15 @@ def spawn(settings: WorkerSettings, device_env: Mapping[str, str], worker: str) 
     return Spawned(process, ours, token)
 
 
-def _command(settings: WorkerSettings, fd: int) -> list[str]:
+def scratch_prefix(settings: WorkerSettings, worker: str) -> str:
+    """What the path of every scratch folder begins with: by this the guardian finds them."""
+    return f"{settings.scratch}/{worker}-"
+
+
+def _command(settings: WorkerSettings, worker: str, fd: int) -> list[str]:
     command = [sys.executable, "-m", "longshore_cpu_workers.runner", str(fd), str(os.getpid())]
-    return [*command, str(settings.artifacts), str(settings.scratch), *settings.modules]
+    folders = [str(settings.artifacts), scratch_prefix(settings, worker)]
+    return [*command, *folders, *settings.modules]
 
 
 def runner_env(extra: Mapping[str, str], devices: Mapping[str, str], token: str) -> dict[str, str]:

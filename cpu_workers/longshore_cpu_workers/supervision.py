@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from longshore.sdk.artifacts import delete_folder
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.attempt import Attempt, Stage
 from longshore_cpu_workers.binding import Binding
@@ -20,6 +20,7 @@ from longshore_cpu_workers.handle import Message, Role, Runner
 from longshore_cpu_workers.outbox import Outbox
 from longshore_cpu_workers.register import Register
 from longshore_cpu_workers.settings import WorkerSettings
+from longshore_cpu_workers.spawn import scratch_prefix
 from longshore_cpu_workers.wire import (
     ArtifactRef,
     Checkpointed,
@@ -55,6 +56,7 @@ class Supervision:
         self.closing = False
         self.changed = asyncio.Event()
         self._settings = settings
+        self._scratch = scratch_prefix(settings, token)
         self._binding = binding
         self._outbox = outbox
         self._register = register
@@ -193,17 +195,19 @@ class Supervision:
 
     def _on_done(self, runner: Runner, message: Message) -> None:
         _, serial, at, seconds, value, artifacts = message
-        attempt = runner.attempts.pop(serial)
+        attempt = runner.attempts[serial]
         refs = tuple(ArtifactRef(*ref) for ref in artifacts)
         a = attempt.assignment
         report = Succeeded(a.job_id, a.fence, at, seconds, value, refs)
+        del runner.attempts[serial]  # not before all was understood: else it would never end
         self._left(runner, attempt, seconds)
         self._register.leave(attempt, report)
 
     def _on_fail(self, runner: Runner, message: Message) -> None:
         _, serial, at, seconds, told = message
-        attempt = runner.attempts.pop(serial)
+        attempt = runner.attempts[serial]
         failure = _failure(told)
+        del runner.attempts[serial]
         if attempt.ending is not None:
             failure = ordered(attempt, failure)
         if failure.failure_class is FailureClass.OUT_OF_MEMORY and runner.role is Role.SYNC:
@@ -257,12 +261,12 @@ class Supervision:
         self.changed.set()
 
     async def _bury(self, runner: Runner, code: int, held: list[Attempt]) -> None:
+        started = [attempt for attempt in held if attempt.stage is Stage.RUNNING]
         try:
             await runner.bury()
-        except OSError:  # too many open files, say; its outcome must be told all the same
+            await asyncio.to_thread(self._delete_folders, started)
+        except Exception:  # noqa: BLE001 - no thread to be had, say; its outcome must be told
             _log.exception("not all that runner %d has left may be gone", runner.pid)
-        started = [attempt for attempt in held if attempt.stage is Stage.RUNNING]
-        await asyncio.to_thread(self._delete_folders, started)
         failed_start = self.fleet.on_gone(runner)
         runner.attempts.clear()
         failure = self._cause(runner, code, started)
@@ -291,8 +295,8 @@ class Supervision:
         for attempt in attempts:
             job_id, fence = attempt.key
             folder = Path(self._settings.artifacts) / job_id / str(fence)
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(Path(self._settings.scratch) / f"{job_id}-{fence}", ignore_errors=True)
+            delete_folder(folder)
+            delete_folder(f"{self._scratch}{job_id}-{fence}")
             remove_if_empty(folder.parent)
 
     # Attempts that have not begun

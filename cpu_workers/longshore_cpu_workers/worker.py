@@ -46,7 +46,7 @@ class Worker:
         self._outbox = Outbox(self._acknowledged)
         self._register = Register(self._outbox)
         self._supervision: Supervision | None = None
-        self._guardian = Guardian(settings.abandon_after)
+        self._guardian = Guardian(settings.scratch, settings.abandon_after)
         self._heard = False
         self._polls = 0
         self._ticker: asyncio.Task[None] | None = None

@@ -322,3 +322,14 @@ def test_a_folder_with_a_strange_name(start: Start) -> None:
     job.interrupt(segments=4, stills=1)
     job.run()
     assert len(job.times("low.mp4")) == SECONDS * 30
+
+
+def test_a_list_that_is_too_long_costs_no_work(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Channel, value: Any, timeout: float) -> None:
+        raise ValueError("the checkpoint has 300000 bytes as JSON, more than 262144")
+
+    monkeypatch.setattr(Channel, "checkpoint", refuse)
+    attempts = start()
+    assert attempts.run().renditions[0].duration == pytest.approx(SECONDS, abs=0.1)

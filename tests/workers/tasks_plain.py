@@ -76,6 +76,7 @@ def out_of_memory(ctx: Context, params: Number) -> None:
 @task
 def writes_to_the_link(ctx: Context, params: Number) -> None:
     texts = [b"no json\n", b'["nonsense", 1]\n', b'["done", 99]\n', b"{}\n", b"x" * (32 << 20)]
+    texts += [b'["fail", 1, 0, 0, []]\n', b'["done", 1, 0, 0, "1", [[]]]\n']
     rest = texts[params.value]
     link = next(fd for fd in range(3, 100) if Path(f"/proc/self/fd/{fd}").is_socket())
     while rest:

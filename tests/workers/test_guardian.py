@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.workers.harness import alive, gone
+from tests.workers.harness import PATIENCE, alive, gone
 
 ABANDON = 1.0
 _HOST = """
@@ -89,6 +89,21 @@ async def test_a_worker_that_nobody_polls_ends(tmp_path: Path, task: str) -> Non
         assert all(map(alive, pids))
         assert await asyncio.wait_for(host.wait(), 20) == -signal.SIGKILL
         await gone(*pids)
+
+
+async def test_scratch_folders_of_a_killed_worker_are_deleted(tmp_path: Path) -> None:
+    of_others = tmp_path / "scratch" / "another-a-1"
+    of_others.mkdir(parents=True)
+    async with hosted(tmp_path, "stubborn", "polled") as (host, lines):
+        pids = [int(word) for word in (await read(lines)).split()]
+        assert len(list(of_others.parent.iterdir())) == 2
+        host.kill()
+        await gone(*pids)
+        end = time.monotonic() + PATIENCE
+        while len(list(of_others.parent.iterdir())) > 1:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+    assert of_others.exists()
 
 
 async def test_a_worker_that_is_polled_lives_on(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ async def test_a_crash_is_charged_to_the_one_that_ran(
     assert all(len(one.of(Started, a.job_id)) == 1 for a in batch), "an attempt began twice"
 
 
-@pytest.mark.parametrize("value", range(5))
+@pytest.mark.parametrize("value", range(7))
 async def test_a_runner_that_cannot_be_understood_is_killed(one: Bench, value: int) -> None:
     await one.assign(job("a", "writes_to_the_link", {"value": value}))
     failure = (await one.failed("a")).failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from longshore_cpu_workers.outbox import Outbox
 from longshore_cpu_workers.runner.inputs import InputRefused, open_input
 from longshore_cpu_workers.runner.pacing import Allowance, Conflator
 from longshore_cpu_workers.wire import (
+    ArtifactRef,
     Checkpointed,
     Failed,
+    Failure,
     InputRef,
     Logged,
     Progressed,
@@ -153,7 +156,10 @@ async def test_inputs_are_checked_before_the_task_begins(one: Bench, tmp_path: P
     def reading(job_id: str, uri: str, size: int = 0, sha256: str = "") -> Any:
         return job(job_id, "reads", inputs=(InputRef("text", uri, size, sha256),))
 
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     await one.assign(
+        reading("pipe", pipe.as_uri()),
         reading("good", file.as_uri(), 5, digest),
         reading("missing", "file:///nowhere/x"),
         reading("size", file.as_uri(), 6),
@@ -163,6 +169,7 @@ async def test_inputs_are_checked_before_the_task_begins(one: Bench, tmp_path: P
     assert await one.value("good") == "hello"
     expected = {
         "missing": (5, "INPUT_NOT_FOUND"),
+        "pipe": (5, "INPUT_NOT_FOUND"),
         "size": (15, "INPUT_MISMATCH"),
         "hash": (15, "INPUT_MISMATCH"),
         "remote": (3, "INPUT_NOT_SUPPORTED"),
@@ -215,6 +222,18 @@ async def test_the_outbox_counts_the_lines_it_drops() -> None:
     assert sum(len(r.lines) for r in logs) == 150
     assert sum(r.dropped for r in logs) == 50
     assert all(len(r.lines) <= 100 for r in logs)
+
+
+async def test_what_belongs_to_a_report_counts_for_the_bound_of_a_reply() -> None:
+    outbox = Outbox(lambda report: None, max_bytes=1000)
+    refs = (ArtifactRef("a", "file:///" + "x" * 100, 1, "", ""),) * 20
+    pairs = (("path", "x" * 100),) * 20
+    failure = Failure(FailureClass.TASK_ERROR, 10, "X", "x", pairs, pairs)
+    for number in range(4):
+        outbox.add(Succeeded(f"s{number}", 1, 0.0, 0.0, "1", refs))
+        outbox.add(Failed(f"f{number}", 1, 0.0, 0.0, failure))
+    for ack in range(8):
+        assert len((await outbox.poll(ack, 0.0)).reports) == 1
 
 
 async def test_a_reply_has_a_bound() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mimetypes
+import os
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +95,18 @@ class Kept:
         folder = Path(self._folder)
         marks = (path.name.removeprefix(".") for path in folder.glob(".*"))
         if all(int(mark) <= self._fence for mark in marks if mark.isdigit()):
-            shutil.rmtree(folder, ignore_errors=True)
+            delete_folder(folder)
+
+
+def delete_folder(folder: Path | str) -> None:
+    """Deletes a folder and all that is in it, as far as this process may. Never raises."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):  # nested deeper than Python's stack, or than files can be open
+        with contextlib.suppress(OSError):
+            quiet = subprocess.DEVNULL
+            command = ["rm", "-rf", "--", folder]
+            subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
 
 
 def _sha256(path: Path) -> str:

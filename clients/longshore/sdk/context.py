@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -183,7 +184,8 @@ class Context:
 
         Args:
             fraction: 0 to 1; computed from completed and total where left out. A value
-                below an earlier one is raised to it: progress never falls.
+                below an earlier one is raised to it: progress never falls. One that is not
+                finite counts as left out.
             message: one line for people.
             completed, total, unit: work done and to do, in unit.
             phase: what it does now, such as "decode".
@@ -194,6 +196,8 @@ class Context:
         """
         if fraction is None and total > 0:
             fraction = completed / total
+        if fraction is not None and not math.isfinite(fraction):
+            fraction = None
         if fraction is not None:
             self._highest = fraction = max(self._highest, min(1.0, fraction))
         report = Progress(fraction, message[:1024], completed, total, unit, phase, metrics or {})

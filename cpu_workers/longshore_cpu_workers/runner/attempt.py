@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,9 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from longshore.sdk.artifacts import Artifacts, Kept
+from longshore.sdk.artifacts import Artifacts, Kept, delete_folder
 from longshore.sdk.context import Context, Input
-from longshore.sdk.failures import FailureClass, JobCancelled
+from longshore.sdk.failures import JobCancelled
 from longshore.sdk.task import Task
 from longshore_cpu_workers.runner.channel import AttemptChannel
 from longshore_cpu_workers.runner.failures import (
@@ -41,7 +40,7 @@ MAX_RESULT = 256 * 1024
 
 
 class Surroundings(NamedTuple):
-    """What all attempts of a runner have in common."""
+    """What all attempts of a runner have in common; `scratch` is how paths of folders begin."""
 
     tasks: Mapping[str, Task]
     artifacts: str
@@ -101,7 +100,7 @@ class AttemptRun:
         self.seconds: float | None = None
         self._started = 0.0
         self._folder = f"{where.artifacts}/{job.job_id}/{job.fence}"
-        self._scratch = f"{where.scratch}/{job.job_id}-{job.fence}"
+        self._scratch = f"{where.scratch}{job.job_id}-{job.fence}"
         self.kept = Kept(f"{where.artifacts}/{job.job_id}/kept", job.fence)
 
     # Before the start
@@ -115,8 +114,8 @@ class AttemptRun:
             self._make_context()
         except (Refused, InputRefused) as refused:
             self.told = refused.told
-        except JobCancelled as cancelled:
-            self.told = raised(cancelled)
+        except (JobCancelled, Exception) as error:  # noqa: BLE001 - a file that fails when read, say
+            self.told = raised(error)
         return self.told is None
 
     def start(self) -> bytes:
@@ -223,7 +222,7 @@ class AttemptRun:
     def outcome(self) -> bytes:
         """Cleans up and returns what was not sent yet, the outcome last."""
         if self.seconds is not None and self.ctx.scratch_used:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            delete_folder(self._scratch)
         if self.told is not None:
             self._delete_artifacts()
         elif self.kept.used or self.job.number > 1 or self.job.checkpoint is not None:
@@ -239,14 +238,9 @@ class AttemptRun:
 
     def _delete_artifacts(self) -> None:
         if os.path.lexists(self._folder):
-            shutil.rmtree(self._folder, ignore_errors=True)
+            delete_folder(self._folder)
             with contextlib.suppress(OSError):  # another attempt of the job has files there
                 Path(self._folder).parent.rmdir()
-
-    @property
-    def ended_by_order(self) -> bool:
-        """True where it was told to end and did."""
-        return self.told is not None and self.told.failure_class == FailureClass.CANCELLED
 
 
 def _too_large(task: str, size: int) -> Told:

@@ -12,14 +12,12 @@ import orjson
 
 from longshore.sdk.context import Progress
 from longshore_cpu_workers.runner.failures import clean
+from longshore_cpu_workers.runner.lines import LineGate
 from longshore_cpu_workers.runner.link import Link, encode
-from longshore_cpu_workers.runner.pacing import Allowance, Conflator
-from longshore_cpu_workers.runner.scrubbing import LineScrubber
+from longshore_cpu_workers.runner.pacing import Conflator
 
 PROGRESS_INTERVAL = 0.1
-LINES_PER_SECOND = 200.0
 LINES_PER_REPORT = 100
-LINE_BYTES = 4096
 MAX_CHECKPOINT = 256 * 1024
 _MAX_METRICS = 32
 
@@ -31,17 +29,16 @@ class AttemptChannel:
     """
 
     __slots__ = (
-        "_allowance",
         "_clock",
         "_dropped",
         "_flusher",
+        "_gate",
         "_lines",
         "_link",
         "_lock",
         "_progress",
         "_saved",
         "_saves",
-        "_scrubber",
         "_wake",
         "cancel_task",
         "closed",
@@ -67,9 +64,8 @@ class AttemptChannel:
         self._clock = clock
         self._lock = threading.Lock()
         self._progress: Conflator[str] | None = None
-        self._allowance: Allowance | None = None
+        self._gate: LineGate | None = None
         self._lines: list[str] = []
-        self._scrubber = LineScrubber()
         self._dropped = 0
         self._saves = 0
         self._saved = 0
@@ -93,19 +89,18 @@ class AttemptChannel:
             self._flusher.watch(self)
 
     def log(self, line: str) -> None:
-        now = self._clock()
         with self._lock:
             if self.closed:
                 return
-            if self._allowance is None:
-                self._allowance = Allowance(LINES_PER_SECOND, now)
-            if not self._allowance.take(now):
+            if self._gate is None:
+                self._gate = LineGate(self._clock)
+            admitted = self._gate.admit(line)
+            if admitted is None:
                 self._dropped += 1
                 return
-            # Cut before and after: a secret may lie across the bound, and a line be endless.
-            self._lines.append(_bounded(self._scrubber.scrub(line[: 2 * LINE_BYTES])))
+            self._lines.append(admitted)
             if len(self._lines) >= LINES_PER_REPORT:
-                self._link.write(self._encode_lines(now))
+                self._link.write(self._encode_lines(self._clock()))
                 return
         self._flusher.watch(self)
 
@@ -233,15 +228,6 @@ def progress_text(progress: Progress) -> str:
         pairs = list(progress.metrics.items())[:_MAX_METRICS]
         body["metrics"] = {clean(k): float(v) for k, v in pairs if math.isfinite(v)}
     return orjson.dumps(body).decode()
-
-
-def _bounded(line: str) -> str:
-    if len(line) <= LINE_BYTES // 4:  # no character takes more than four bytes
-        return line.encode("utf-8", "replace").decode()  # lone surrogates are no JSON
-    data = line.encode("utf-8", "replace")
-    if len(data) <= LINE_BYTES:
-        return data.decode()
-    return data[: LINE_BYTES - 3].decode("utf-8", "ignore") + "…"
 
 
 def _checkpoint_text(value: Any) -> str:

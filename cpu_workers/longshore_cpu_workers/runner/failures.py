@@ -189,12 +189,17 @@ def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
     if _DEVICE_FAULT.search(text):
         return FailureClass.DEVICE_FAULT, CODES["UNAVAILABLE"], "DEVICE_FAULT"
     if isinstance(error, PermanentError):
-        return FailureClass.PERMANENT, int(error.code), str(error.reason)
+        return FailureClass.PERMANENT, _code(error), str(error.reason)
     if isinstance(error, TaskError):
-        return FailureClass.TASK_ERROR, int(error.code), str(error.reason)
+        return FailureClass.TASK_ERROR, _code(error), str(error.reason)
     if isinstance(error, SystemExit):
         return FailureClass.CRASH, CODES["INTERNAL"], "CRASH"
     return FailureClass.TASK_ERROR, CODES["ABORTED"], upper_snake(type(error).__name__)
+
+
+def _code(error: TaskError) -> int:
+    """Its code; what is no code of a failure, such as 0 or a number of its own, is ABORTED."""
+    return error.code if error.code in CODES.values() else CODES["ABORTED"]
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:

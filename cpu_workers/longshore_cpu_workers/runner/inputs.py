@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -56,6 +58,8 @@ def _local_path(name: str, uri: str) -> Path:
 
 def _measure(name: str, path: Path) -> int:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for who writes to it
+            raise OSError(errno.EINVAL, "it is not a regular file")
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_size
     except PermissionError:

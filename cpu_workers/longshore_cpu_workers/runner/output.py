@@ -10,15 +10,18 @@ import os
 import select
 import sys
 import threading
+import time
 from contextvars import ContextVar
 from typing import BinaryIO
 
-from longshore_cpu_workers.runner.channel import LINE_BYTES, AttemptChannel
+from longshore_cpu_workers.runner.channel import AttemptChannel
+from longshore_cpu_workers.runner.lines import LONGEST_LINE, LineGate
 
 # As much as an unprivileged process gets. C code that prints while it holds the GIL fills the
 # pipe with nobody to read it; the larger it is, the less likely that is.
 _PIPE_BYTES = 1 << 20
 _READ = 1 << 16
+_YIELD = 0.0005
 
 
 class Router:
@@ -38,13 +41,28 @@ class Router:
         return self.current.get() or self.sole
 
 
+class Unclaimed:
+    """Lines that are of no attempt go where the worker's own output goes, under the same bounds."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._gate = LineGate()
+        self._lock = threading.Lock()
+
+    def log(self, line: str) -> None:
+        """Writes a line, or drops it over the rate."""
+        with self._lock, contextlib.suppress(OSError):
+            if (admitted := self._gate.admit(line)) is not None:
+                os.write(self._fd, admitted.encode() + b"\n")
+
+
 class LineWriter(io.TextIOBase):
     """Stands for sys.stdout or sys.stderr: whole lines go to the attempt without a system call."""
 
-    def __init__(self, router: Router, fd: int, fallback: int) -> None:
+    def __init__(self, router: Router, fd: int, unclaimed: Unclaimed) -> None:
         self._router = router
         self._fd = fd
-        self._fallback = fallback
+        self._unclaimed = unclaimed
         self._partial = ""
         self._owner: AttemptChannel | None = None
         self._lock = threading.RLock()
@@ -72,7 +90,7 @@ class LineWriter(io.TextIOBase):
                 self.finish()
                 self._owner = owner
             *lines, partial = (self._partial + text).split("\n")
-            self._partial = partial[: LINE_BYTES + 1]  # the channel cuts it there anyway
+            self._partial = partial[:LONGEST_LINE]  # no more of it is looked at
             for line in lines:
                 self._emit(line)
         return len(text)
@@ -86,10 +104,7 @@ class LineWriter(io.TextIOBase):
             self._emit(line)
 
     def _emit(self, line: str) -> None:
-        if self._owner is not None:
-            self._owner.log(line)
-        else:
-            _write_to(self._fallback, line.encode("utf-8", "replace") + b"\n")
+        (self._owner or self._unclaimed).log(line)
 
 
 class PipeCapture:
@@ -97,24 +112,34 @@ class PipeCapture:
 
     def __init__(self, router: Router) -> None:
         self.original = os.dup(2)
+        self.unclaimed = Unclaimed(self.original)
         self._router = router
         self._lock = threading.Lock()
+        self._wanted = False
         self._partial = b""
-        self._read, write = os.pipe()
+        # Our own copy of the end to write to stays open: task code may close its two, and a pipe
+        # that nobody can write to is always ready and never has anything.
+        self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         with contextlib.suppress(OSError):
-            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.close(write)
+            fcntl.fcntl(self._write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.dup2(self._write, 1)
+        os.dup2(self._write, 2)
         self._poll = _poll_on(self._read)
         threading.Thread(target=self._watch, name="output", daemon=True).start()
 
     def drain(self) -> None:
-        """Reads all there is now, and ends the last line: an attempt ends."""
+        """Reads all there is now, and ends the last line: an attempt ends.
+
+        Not more than the pipe holds: a child that it left may go on printing for ever.
+        """
+        self._wanted = True
         with self._lock:
+            self._wanted = False
             if self._poll.poll(0):  # half the price of a read that finds nothing
-                self._read_all()
+                for _ in range(_PIPE_BYTES // _READ):
+                    if not self._read_some():
+                        break
             if self._partial:
                 line, self._partial = self._partial, b""
                 self._emit(line)
@@ -123,27 +148,28 @@ class PipeCapture:
         poll = _poll_on(self._read)
         while True:
             poll.poll()
+            if self._wanted:  # locks are not fair: during a flood, this thread would have it always
+                time.sleep(_YIELD)
+                continue
             with self._lock:
-                self._read_all()
+                self._read_some()
 
-    def _read_all(self) -> None:
-        while True:
-            try:
-                data = os.read(self._read, _READ)
-            except BlockingIOError:
-                return
-            *lines, partial = (self._partial + data).split(b"\n")
-            self._partial = partial[: LINE_BYTES + 1]
-            for line in lines:
-                self._emit(line)
+    def _read_some(self) -> bool:
+        """Reads once; False where there was nothing."""
+        try:
+            data = os.read(self._read, _READ)
+        except BlockingIOError:
+            return False
+        *lines, partial = (self._partial + data).split(b"\n")
+        self._partial = partial[:LONGEST_LINE]
+        for line in lines:
+            self._emit(line)
+        return True
 
     def _emit(self, line: bytes) -> None:
-        if (owner := self._router.sole) is not None:
-            # A progress bar rewrites its line: only what it shows at last is worth keeping.
-            text = line.decode("utf-8", "replace").rstrip("\r")
-            owner.log(text.rpartition("\r")[2])
-        else:
-            _write_to(self.original, line + b"\n")
+        # A progress bar rewrites its line: only what it shows at last is worth keeping.
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        (self._router.sole or self.unclaimed).log(text.rpartition("\r")[2])
 
 
 class LogHandler(logging.Handler):
@@ -173,7 +199,7 @@ class Output:
         self.router = Router()
         self._pipe = PipeCapture(self.router)
         self.original = self._pipe.original
-        self._writers = [LineWriter(self.router, fd, self.original) for fd in (1, 2)]
+        self._writers = [LineWriter(self.router, fd, self._pipe.unclaimed) for fd in (1, 2)]
         sys.stdout, sys.stderr = self._writers
         logging.root.addHandler(LogHandler(self.router))
         logging.root.setLevel(logging.INFO)
@@ -191,8 +217,3 @@ def _poll_on(fd: int) -> select.poll:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return poll
-
-
-def _write_to(fd: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        os.write(fd, data)

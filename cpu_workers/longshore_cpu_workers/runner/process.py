@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import os
 import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
-from longshore.sdk.failures import JobCancelled
+from longshore.sdk.failures import FailureClass, JobCancelled
 from longshore.sdk.task import load_tasks
 from longshore_cpu_workers.reaping import kill_children
 from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
 from longshore_cpu_workers.runner.channel import AttemptChannel
+from longshore_cpu_workers.runner.failures import Told, clean
 from longshore_cpu_workers.runner.inbox import Inbox, Job
 from longshore_cpu_workers.runner.link import Link, encode
 from longshore_cpu_workers.runner.output import Output
@@ -35,13 +39,23 @@ def main(fd: int, artifacts: str, scratch: str, modules: Sequence[str]) -> None:
         tasks = load_tasks(modules)
     except BaseException as error:  # noqa: BLE001 - a module may call sys.exit when imported
         where = f" of {', '.join(modules)}" if modules else ""
-        reason = scrub(f"{type(error).__name__}: {error}")
+        reason = clean(scrub(f"{type(error).__name__}: {error}"))
         link.write(encode(["broken", f"the task modules{where} cannot be loaded: {reason}"]))
         os._exit(_BROKEN)
     inbox = Inbox(link)
     threading.Thread(target=_serve, args=(inbox,), name="inbox", daemon=True).start()
     link.write(encode(["ready", [name for name, task in tasks.items() if task.is_async]]))
-    _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch)).run()
+    try:
+        _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch)).run()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, nobody would run jobs here
+        _give_up(error)
+
+
+def _give_up(error: BaseException) -> NoReturn:
+    """Ends the process at once: the interpreter would wait for threads of task code."""
+    with contextlib.suppress(Exception):
+        traceback.print_exception(error)
+    os._exit(1)
 
 
 def _serve(inbox: Inbox) -> None:
@@ -58,6 +72,7 @@ class _Runner:
         self._inbox = inbox
         self._output = output
         self._where = where
+        self._pid = os.getpid()
         self._in_task = False
         self._running: dict[int, AttemptChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,10 +135,19 @@ class _Runner:
             run.run()
         finally:
             self._in_task = False
+        self._end_if_copy(run.told)
         run.stop_clock()
-        self._output.finish()
         if run.told is not None:
             kill_children(since)  # before the report: who reads it may rely on their end
+        self._output.finish()
+
+    def _end_if_copy(self, told: Told | None) -> None:
+        """A copy that task code forked came back here: it ends, for only the runner reports."""
+        if os.getpid() == self._pid:
+            return
+        if told is not None and told.traceback:
+            os.write(2, told.traceback.encode())
+        os._exit(_exit_status(told))
 
     # Many at once, in an event loop
 
@@ -142,7 +166,12 @@ class _Runner:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._one_async(job, channel))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if (error := task.exception()) is not None:  # its outcome could not be told
+            _give_up(error)
 
     async def _one_async(self, job: Job, channel: AttemptChannel) -> None:
         run = AttemptRun(job, channel, self._where)
@@ -152,6 +181,7 @@ class _Runner:
             self._make_cancellable(channel)
             self._link.write(run.start())
             await run.run_async()
+            self._end_if_copy(run.told)
             run.stop_clock()
             self._note(job.serial, None)
         self._inbox.forget(job.serial)
@@ -173,3 +203,10 @@ class _Runner:
             self._running[serial] = channel
         alone = len(self._running) == 1
         self._output.router.sole = next(iter(self._running.values())) if alone else None
+
+
+def _exit_status(told: Told | None) -> int:
+    """As the interpreter would end: what task code gave to sys.exit, else 1 for an exception."""
+    if told is not None and told.failure_class is FailureClass.CRASH:
+        return int(dict(told.metadata)["exit_code"]) & 255
+    return 0 if told is None else 1

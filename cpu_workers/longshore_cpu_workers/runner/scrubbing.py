@@ -66,7 +66,7 @@ _PATTERNS = (
     # Hugging Face, and the sk-... of those who offer models.
     (
         re.compile(
-            r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|eyJ[\w-]{10,}\.[\w-]+(?:\.[\w-]*)?"
+            r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|eyJ[\w-]{10,}(?:\.[\w-]*){0,2}"
             r"|gh[a-z]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{8,}"
             r"|xapp-[\w-]{8,}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|[rs]k_(?:live|test)_\w{10,}"
             r"|pypi-[\w-]{16,}|npm_\w{30,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,})"
@@ -100,9 +100,13 @@ class LineScrubber:
 
     def scrub(self, line: str) -> str:
         """The line with each secret hidden; one inside of a private key is hidden whole."""
+        return HIDDEN if self.notice(line) else scrub(line)
+
+    def notice(self, line: str) -> bool:
+        """Follows where private keys begin and end; True where the line is inside of one."""
         if self._inside and _KEY_BODY.fullmatch(line):
-            return HIDDEN
+            return True
         self._inside = line.rfind("-----BEGIN ") > line.rfind("-----END ") and bool(
             _KEY_BEGINS.search(line)
         )
-        return scrub(line)
+        return False

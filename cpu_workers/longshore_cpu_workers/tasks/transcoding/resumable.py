@@ -101,10 +101,13 @@ class LongTranscode:
             self._save()
 
     def _save(self) -> None:
-        """A store that is away for a while costs safety, not the work."""
+        """A store that is away for a while costs safety, not the work.
+
+        So does a list that grew too long: a source may be far longer than its header says.
+        """
         try:
             self._ctx.checkpoint(self._ledger.saved.model_dump(mode="json"), timeout=10.0)
-        except TimeoutError as error:
+        except (TimeoutError, ValueError) as error:
             self._ctx.log.warning("%s; the work goes on", error)
 
     def _assemble(self, index: int, rendition: Rendition, folder: Path) -> None:

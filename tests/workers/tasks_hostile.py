@@ -1,0 +1,148 @@
+"""Tasks that do to their runner what task code should not do, and sometimes does."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from longshore.sdk import Context, TaskError, task
+
+SECRET = "hunter2"
+KEY_LINE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7"
+
+
+class Number(BaseModel):
+    value: int = 0
+
+
+class Flag(BaseModel):
+    path: str
+
+
+@task
+def quick(ctx: Context, params: Number) -> int:
+    return params.value
+
+
+@task
+def reads(ctx: Context, params: Number) -> str:
+    return ctx.inputs["text"].path.read_text()
+
+
+@task
+def closes_its_output(ctx: Context, params: Number) -> str:
+    """As code does that makes itself a daemon."""
+    os.write(1, b"before\n")
+    os.close(1)
+    os.close(2)
+    return "done"
+
+
+@task
+def closes_everything(ctx: Context, params: Number) -> None:
+    """The socket to the worker too, while a thread goes on that Python would wait for."""
+    threading.Thread(target=time.sleep, args=(120,)).start()
+    os.closerange(3, 256)
+
+
+@task
+async def closes_everything_async(ctx: Context, params: Number) -> None:
+    closes_everything(ctx, params)
+
+
+@task
+def leaves_a_flood(ctx: Context, params: Number) -> int:
+    """A child prints for ever and nobody waits for it; 1 fails."""
+    child = subprocess.Popen(["yes"])
+    while _written(child.pid) < 1 << 21:  # more than the pipe holds
+        time.sleep(0.001)
+    if params.value:
+        raise ValueError("no")
+    return child.pid
+
+
+def _written(pid: int) -> int:
+    """Bytes that a process has written so far."""
+    return int(Path(f"/proc/{pid}/io").read_text().split("wchar: ")[1].split()[0])
+
+
+@task
+def forks(ctx: Context, params: Number) -> int:
+    """The copy leaves the task in one of three ways; returns how the copy ended."""
+    pid = os.fork()
+    if pid == 0:
+        if params.value == 0:
+            sys.exit(7)
+        if params.value == 1:
+            raise ValueError("of the copy")
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@task
+def nests(ctx: Context, params: Number) -> None:
+    """Folders in folders, deeper than a path can name; a negative number of them crashes."""
+    os.chdir(ctx.scratch)
+    for _ in range(abs(params.value)):
+        Path("d").mkdir()
+        os.chdir("d")
+    os.chdir("/")
+    if params.value < 0:
+        os._exit(3)
+
+
+@task
+def prints_long(ctx: Context, params: Number) -> None:
+    """A secret lies across the bound of a line."""
+    line = "x" * params.value + f" postgres://me:{SECRET}{'y' * 60}@host/"
+    print(line)
+    os.write(1, line.encode())
+    time.sleep(0.05)  # read by now, without its end
+    os.write(1, b"\n")
+
+
+@task
+def prints_a_key_in_a_flood(ctx: Context, params: Number) -> None:
+    """It begins among lines that are dropped, and is long enough for some that are not."""
+    for _ in range(1000):
+        print("x")
+    print("-----BEGIN PRIVATE KEY-----")
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        print(KEY_LINE)
+    print("-----END PRIVATE KEY-----")
+
+
+@task
+async def writes_past_python(ctx: Context, params: Flag) -> None:
+    """While two of them run, nobody knows whose line it is."""
+    await _exists(params.path)
+    os.write(1, f"password={SECRET}\n".encode())
+    await _exists(params.path + ".end")
+
+
+async def _exists(path: str) -> None:
+    while not Path(path).exists():
+        await asyncio.sleep(0.005)
+
+
+@task
+def knows_no_fraction(ctx: Context, params: Number) -> None:
+    ctx.progress(math.nan, "no number")
+    ctx.progress(math.inf, "no number")
+    ctx.progress(0.25, "a number")
+
+
+@task
+def has_an_odd_code(ctx: Context, params: Number) -> None:
+    error = TaskError("odd")
+    error.code = params.value
+    raise error
