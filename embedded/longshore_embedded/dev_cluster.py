@@ -72,6 +72,7 @@ class DevCluster:
         self.targets = [f"127.0.0.1:{free_port()}" for _ in range(options.servers)]
         self._ports = {name: free_port() for name in ("postgres", "redis", "ray")}
         self._folder = DataFolder(options.data)
+        self._term = 0.0
         self.members: list[Member] = []
         self.nodes: list[Member] = []
         self.servers: list[Member] = []
@@ -88,7 +89,7 @@ class DevCluster:
     async def __aenter__(self) -> Self:
         """Raises Unusable where it cannot run, TimeoutError where it does not come up in time."""
         try:
-            load_settings(self._options.config)
+            self._term = load_settings(self._options.config).scheduler.term
         except SettingsError as error:
             raise Unusable(str(error)) from error
         self._folder.take()
@@ -97,7 +98,7 @@ class DevCluster:
         except TimeoutError as error:
             said = [f"  {m.name}: {m.last_words()}" for m in self.members if m.starts]
             await self._stop()
-            why = f"not up after {START_DEADLINE:.0f} s; last words, more in {self.logs}:"
+            why = f"not up in time; last words, more in {self.logs}:"
             raise TimeoutError("\n".join([why, *said])) from error
         except BaseException:
             await self._stop()
@@ -149,12 +150,20 @@ class DevCluster:
                 await asyncio.sleep(_LOOK)
 
     async def _until_declared(self) -> None:
-        """A leader has declared what can be run: from now on jobs are accepted."""
-        async with asyncio.timeout(START_DEADLINE), AsyncClient(self.target) as client:
-            while not await client.tasks():
+        """A leader has declared what can be run: from now on jobs are accepted.
+
+        The store may know tasks of an earlier cluster, whose leader, where it was killed, has yet
+        to be waited for.
+        """
+        deadline = START_DEADLINE + self._term
+        async with asyncio.timeout(deadline), AsyncClient(self.target) as client:
+            while not (self._led() and await client.tasks()):
                 for scheduler in self.schedulers:
                     _require_steady(scheduler)
                 await asyncio.sleep(_LOOK)
+
+    def _led(self) -> bool:
+        return any(scheduler.has_said("leading in term") for scheduler in self.schedulers)
 
     async def _stop(self) -> None:
         users = [*self.servers, *self.schedulers]

@@ -50,8 +50,11 @@ class Report:
         lines = [f"mended {check} {rows:,} rows" for check, rows in self.mended.items()]
         for check in self.examined:
             lines.extend(check.lines())
-        last = f"{self.drift:,} drifted" if self.drift else "clean"
-        return [*lines, *filter(None, [self.note]), last]
+        lines.extend(filter(None, [self.note]))
+        if not self.drift:
+            return [*lines, "clean"]
+        mendable = sum(finding.repairable for check in self.examined for finding in check.findings)
+        return [*lines, f"--repair mends {mendable:,} of what is listed", f"{self.drift:,} drifted"]
 
     def documents(self) -> list[str]:
         """For programs: one for each finding, and one that sums up."""
@@ -70,7 +73,14 @@ class Report:
 
 def run(options: DoctorOptions) -> int:
     """Examines, mends where it is asked to, and prints. Returns the exit status."""
-    url = options.store or f"sqlite:///{options.data / 'longshore.db'}"
+    file = options.data / "longshore.db"
+    if options.store is None and not file.exists():
+        return _refuse(
+            f"there is no {file}: name the store by --store, or the folder of `longshore up` by"
+            " --data",
+            UNAVAILABLE,
+        )
+    url = options.store or f"sqlite:///{file}"
     try:
         report = asyncio.run(_run(options, url))
     except StoreLocked as error:
@@ -124,7 +134,21 @@ async def _joined(address: str, name: str) -> AsyncIterator[RayCluster]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is said in one line
     cluster = RayCluster(WorkerPlace(Path(), Path()), address=address, namespace=name)
     try:
-        await cluster.start(())
+        await _join(cluster, address)
         yield cluster
     finally:
         await cluster.close()
+
+
+async def _join(cluster: RayCluster, address: str) -> None:
+    try:
+        await cluster.start(())
+    except ValueError as error:
+        raise ValueError(
+            f"--ray {address!r} is no address of Ray's head: give HOST:PORT, or auto on a node"
+        ) from error
+    except ConnectionError as error:
+        token = "correct" if "RAY_AUTH_TOKEN" in os.environ else "set"
+        raise ConnectionError(
+            f"--ray {address}: {error}; where it asks for a token, {token} RAY_AUTH_TOKEN"
+        ) from error

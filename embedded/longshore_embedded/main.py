@@ -55,11 +55,17 @@ def run(options: UpOptions) -> int:
     try:
         check_address(options.listen, insecure=options.insecure)
         options.data.mkdir(parents=True, exist_ok=True)
-    except (UnusableAddress, OSError) as error:
-        print(f"longshore up: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    except UnusableAddress as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"--data {options.data}: cannot be made ({error.strerror}): give another")
     adopt_orphans()
     return Supervisor(options).run()
+
+
+def _refuse(why: str) -> int:
+    print(f"longshore up: {why}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 class Supervisor:
@@ -100,6 +106,7 @@ class Supervisor:
                     MARK: str(self._options.data),
                     "RAY_TMPDIR": str(folder),
                 },
+                start_new_session=True,  # Ctrl-C is for this process, which tells it once
             )
             if self._told.is_set():  # the signal came before there was a child to pass it on to
                 self._child.terminate()

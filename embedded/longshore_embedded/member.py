@@ -48,6 +48,7 @@ class Member:
         self.name = name
         self.command = list(command)
         self.log = logs / f"{name}.log"
+        self._log_begins = self.log.stat().st_size if self.log.exists() else 0
         self.starts = 0
         self.env = dict(env or {})
         self._user = user
@@ -64,13 +65,18 @@ class Member:
 
     def last_words(self) -> str:
         """The last line of its log that is not empty."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in self._said().splitlines() if line.strip()]
         return lines[-1] if lines else "(nothing)"
 
     def has_said(self, words: str) -> bool:
         """True once these words are in its log."""
-        return self.log.exists() and words in self.log.read_text(errors="replace")
+        return words in self._said()
+
+    def _said(self) -> str:
+        """Its log, without what a member of that name has said to an earlier cluster."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[self._log_begins :].decode(errors="replace")
 
     async def start(self) -> None:
         """Starts it, and starts it again whenever it ends, until `stop`."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Words = Annotated[tuple[str, ...], Field(strict=False)]  # of a list, which is what TOML has
+Bytes = Annotated[int, Field(ge=0, le=1024**5)]
+Days = Annotated[float, Field(gt=0, le=36_500)]
 GIB = 1024**3
 
 
@@ -20,7 +23,8 @@ class SettingsError(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: "5" is no number, and true no count.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class QueueSettings(_Section):
@@ -30,7 +34,7 @@ class QueueSettings(_Section):
     overflow_to: the queue that takes jobs which outlive attempt_timeout here.
     """
 
-    maximum_waiting: int = Field(1_000_000, ge=0)
+    maximum_waiting: int = Field(1_000_000, ge=0, le=10**12)
     attempt_timeout: float | None = Field(None, gt=0, le=30 * 86400)
     overflow_to: str = ""
 
@@ -43,11 +47,11 @@ class PoolSettings(_Section):
     """
 
     cpu: float = Field(1.0, ge=0.01, le=1024)
-    memory: int = Field(2 * GIB, ge=0)
+    memory: Bytes = 2 * GIB
     gpu: int = Field(0, ge=0, le=64)
-    gpu_memory: int = Field(0, ge=0)
-    accelerators: tuple[str, ...] = ()
-    custom: dict[str, int] = Field(default_factory=dict)
+    gpu_memory: Bytes = 0
+    accelerators: Words = ()
+    custom: dict[str, Annotated[int, Field(ge=0, le=10**9)]] = Field(default_factory=dict)
     minimum_workers: int = Field(1, ge=0, le=10_000)
     maximum_workers: int = Field(1, ge=1, le=10_000)
     maximum_runners: int = Field(16, ge=1, le=1024)
@@ -101,12 +105,12 @@ class RetentionSettings(_Section):
     batch: jobs deleted in one transaction, at most.
     """
 
-    succeeded: float = Field(7.0, gt=0)
-    failed: float = Field(14.0, gt=0)
-    cancelled: float = Field(7.0, gt=0)
-    expired: float = Field(7.0, gt=0)
-    dead_lettered: float = Field(30.0, gt=0)
-    logs: float = Field(7.0, gt=0)
+    succeeded: Days = 7.0
+    failed: Days = 14.0
+    cancelled: Days = 7.0
+    expired: Days = 7.0
+    dead_lettered: Days = 30.0
+    logs: Days = 7.0
     batch: int = Field(500, ge=1, le=10_000)
 
 
@@ -119,7 +123,7 @@ class Settings(_Section):
     cluster: Name = "longshore"
     queues: dict[Name, QueueSettings] = Field(default_factory=lambda: {"default": QueueSettings()})
     pools: dict[Name, PoolSettings] = Field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
+    tasks: Words = ()
     scheduler: SchedulerSettings = SchedulerSettings()
     server: ServerSettings = ServerSettings()
     retention: RetentionSettings = RetentionSettings()
@@ -179,6 +183,24 @@ def parse_settings(values: dict[str, Any]) -> Settings:
 def _line(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such setting"
-    text = error["msg"].removeprefix("Value error, ")
-    return f"{path}: {text}, not {error['input']!r}" if path else text
+        return f"{path}: no such setting; there are {', '.join(_known(error['loc'][:-1]))}"
+    if error["type"] == "value_error":  # of ours, which names the values
+        text = error["msg"].removeprefix("Value error, ")
+        return f"{path}: {text}" if path else text
+    text = _TOML.get(error["type"], error["msg"])
+    return f"{path}: {text}, not {error['input']!r}"
+
+
+_TOML = dict.fromkeys(("dict_type", "model_type"), "Input should be a table") | {
+    "tuple_type": "Input should be a list"
+}
+"""What TOML calls the types of Python."""
+
+
+def _known(section: tuple[Any, ...]) -> list[str]:
+    """The keys of a section, given by its path."""
+    kind: Any = Settings
+    for part in section:
+        of_names = get_origin(kind) is dict
+        kind = get_args(kind)[1] if of_names else kind.model_fields[part].annotation
+    return list(kind.model_fields)

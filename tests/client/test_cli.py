@@ -97,13 +97,34 @@ def test_submit_as_json(run: Run) -> None:
         ["--priority", "high"],
         ["--watch", "--wait"],
         ["--priority", "99999999999"],
+        ["--validate-only", "--watch"],
+        ["--label", "a=1", "--label", "a=2"],
+        ["--in", "999999999999999999d"],
+        ["--attempt-timeout", "9999999d"],
+        ["--memory", "999999999999TiB"],
+        ["--cpu", "nan"],
+        ["--gpu", "inf"],
+        ["--cpu", "0"],
+        ["--max-attempts", "0"],
+        ["--max-attempts", "99999999999"],
+        ["--payload", "[" * 100_000],
+        ["--timeout", "inf"],
+        ["--target", ""],
     ],
+    ids=lambda words: " ".join(words)[:40],
 )
 def test_wrong_usage_exits_with_2(service: FakeService, run: Run, words: list[str]) -> None:
     result = run("submit", "resize", *words)
+    assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2
     assert result.stderr
     assert service.requests["Submit"] == []
+
+
+def test_a_payload_without_an_end_is_refused(run: Run) -> None:
+    result = run("submit", "resize", "--payload", "@/dev/zero")
+    assert result.exit_code == 2
+    assert "give what is large by --input" in result.stderr
 
 
 def test_wait_prints_the_result(service: FakeService, run: Run) -> None:
@@ -168,6 +189,21 @@ def test_an_unknown_job_exits_with_3_and_the_others_are_watched(
     assert result.exit_code == 3
     assert "ended SUCCEEDED" in result.stdout
     assert result.stderr == "longshore: job 'nobody' is unknown\n"
+
+
+def test_an_unknown_job_is_told_while_the_others_are_watched(
+    service: FakeService, target: str
+) -> None:
+    service.add()
+    service.holds = True
+    code = "from longshore.cli import main; main()"
+    command = [sys.executable, "-c", code, "--target", target, "watch", "job-1", "nobody"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "longshore: job 'nobody' is unknown\n"
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("command", ["status", "cancel", "retry"])

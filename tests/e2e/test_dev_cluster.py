@@ -111,6 +111,10 @@ def test_it_removes_what_a_killed_one_left_runs_jobs_and_leaves_nothing(data: Pa
         assert cluster.end(signal.SIGTERM) == 0
         gone(pids, 0)
         assert not scratch.exists()
+    config = data.with_name("tasks.toml")
+    config.write_text('tasks = ["no_such_module"]\n[pools.cpu]\n')
+    said = refused("--data", data, "--config", config)
+    assert "No module named 'no_such_module'" in said, "whatever its store knows of earlier tasks"
 
 
 def test_told_to_stop_while_it_starts_it_leaves_nothing(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -53,8 +54,18 @@ def spoil(data: Path, sql: str) -> None:
 
 
 def doctor(data: Path, *options: str) -> tuple[int, str]:
-    command = [str(LONGSHORE), "doctor", "--data", str(data), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run("--data", str(data), *options)
+
+
+def run(*options: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [LONGSHORE, "doctor", *options],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -70,7 +81,7 @@ def test_drift_is_found_mended_and_gone(data: Path) -> None:
     status, said = doctor(data)
     assert status == 1
     assert "DRIFT counters queue=default tenant=default waiting 2, should be 1\n" in said
-    assert said.endswith("1 drifted\n")
+    assert said.endswith("--repair mends 1 of what is listed\n1 drifted\n")
     status, said = doctor(data, "--repair")
     assert status == 0, said
     assert said.startswith("mended counters 1 rows\n")
@@ -114,13 +125,25 @@ def test_a_database_in_use_is_examined_but_not_mended(data: Path) -> None:
         (("--store", "postgresql://127.0.0.1:1/x"), 4, "127.0.0.1"),
         (("--store", "mysql://h/x"), 2, "neither sqlite nor postgresql"),
         (("--store", "no url"), 2, "cannot be read"),
-        (("--ray", "127.0.0.1:1"), 4, "127.0.0.1"),
+        (("--data", "{data}/none"), 4, "name the store by --store"),
+        (("--data", "{data}", "--ray", "127.0.0.1:1"), 4, "127.0.0.1"),
+        (("--data", "{data}", "--ray", "nonsense"), 2, "--ray 'nonsense' is no address"),
+        (("--data", "{data}", "--store", "sqlite:///{data}/x"), 2, "--store or --data, not both"),
+        (("--data", "{data}", "--cluster", "other"), 2, "give --ray too"),
     ],
-    ids=["no file", "no server", "another database", "no URL", "no Ray"],
 )
 def test_what_cannot_be_examined(
     data: Path, options: tuple[str, ...], status: int, says: str
 ) -> None:
-    found, said = doctor(data, *(option.format(data=data) for option in options))
+    found, said = run(*(option.format(data=data) for option in options))
     assert (found, says in said) == (status, True), said
     assert "Traceback" not in said
+
+
+def test_the_store_may_stand_in_the_environment(data: Path) -> None:
+    url = f"sqlite:///{data}/longshore.db"
+    status, said = run(LONGSHORE_STORE=url)
+    assert status == 0, said
+    assert "ok    sequences 1 jobs\n" in said
+    status, said = run("--data", str(data), LONGSHORE_STORE=f"sqlite:///{data}/none.db")
+    assert status == 0, "what is typed comes before it"

@@ -89,6 +89,18 @@ async def test_last_words_are_the_last_line_with_words(make: Make) -> None:
     assert member.last_words() == "last"
 
 
+async def test_what_an_earlier_one_of_that_name_has_said_is_not_its_word(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "member-0.log").write_text("up\n")
+    member = make(LIVES, "begun")
+    assert not member.has_said("up")
+    assert member.last_words() == "(nothing)"
+    await member.start()
+    await until(lambda: member.has_said("begun"))
+    assert not member.has_said("up")
+
+
 async def test_a_program_that_cannot_be_started_is_said_in_one_line(tmp_path: Path) -> None:
     member = Member("none", [str(tmp_path / "none")], tmp_path)
     await member.start()

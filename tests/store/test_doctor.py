@@ -405,7 +405,10 @@ async def test_another_schema_is_not_examined(closed: Place, beside: Beside) -> 
     await require_schema(beside)
     store = await closed.open()
     await spoil(store, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(NotExaminable, match="9999"):
+    with pytest.raises(NotExaminable, match=r"9999.*: upgrade this program"):
+        await require_schema(beside)
+    await spoil(store, "UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(NotExaminable, match=r"0001.*: run `longshore migrate` once"):
         await require_schema(beside)
     await spoil(store, f"UPDATE alembic_version SET version_num = '{_head()}'")
 

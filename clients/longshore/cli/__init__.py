@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def main() -> None:
@@ -10,6 +11,8 @@ def main() -> None:
     # grpc writes of every connection that breaks; what matters of that, the client says itself.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported here: `longshore_embedded` takes UpOptions from this package without typer's cost.
-    from longshore.cli.app import app  # noqa: PLC0415
-
+    try:
+        from longshore.cli.app import app  # noqa: PLC0415
+    except KeyboardInterrupt:  # the command itself sees to the later ones
+        sys.exit(130)
     app(prog_name="longshore")

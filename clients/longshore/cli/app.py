@@ -114,7 +114,9 @@ def settings(
         DEFAULT_LISTEN, envvar="LONGSHORE_TARGET", help="HOST:PORT of the server."
     ),
     json: bool = typer.Option(False, "--json", help="One JSON document a line, for programs."),
-    timeout: float = typer.Option(10.0, min=0.001, help="Seconds for each call."),
+    timeout: float = typer.Option(10.0, min=0.001, max=86400, help="Seconds for each call."),
 ) -> None:
     """Remembers the global options for the command."""
+    if not target.strip():
+        raise typer.BadParameter("--target is empty; give HOST:PORT, or leave it out")
     context.obj = Settings(target=target, timeout=timeout, json=json)

@@ -38,7 +38,10 @@ def doctor(
     context: typer.Context,
     *,
     store: str | None = typer.Option(
-        None, help="The URL of the store, such as postgresql://HOST/DB.", show_default="SQLite"
+        None,
+        envvar="LONGSHORE_STORE",
+        help="The URL of the store, such as postgresql://HOST/DB.",
+        show_default="SQLite",
     ),
     data: Annotated[Path, typer.Option(help="The data folder of `longshore up`.")] = DEFAULT_DATA,
     repair: bool = typer.Option(
@@ -56,16 +59,27 @@ def doctor(
     Exit status: 0 clean, or all that was found is mended; 1 drift is left; 2 wrong usage; 4 the
     store or the cluster cannot be asked.
     """
+    if cluster is not None and ray is None:
+        raise typer.BadParameter("--cluster is looked for on a Ray cluster: give --ray too")
     settings = context.find_object(Settings)
     options = DoctorOptions(
         data=data.expanduser().absolute(),
-        store=store,
+        store=_store(context, store),
         repair=repair,
         ray=ray,
         cluster=cluster,
         json=settings is not None and settings.json,
     )
     raise typer.Exit(_run(options))
+
+
+def _store(context: typer.Context, store: str | None) -> str | None:
+    """The store that was meant: a folder that is named comes before an environment."""
+    sources = {name: context.get_parameter_source(name) for name in ("store", "data")}
+    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    if given == {"store", "data"}:
+        raise typer.BadParameter("give --store or --data, not both")
+    return None if given == {"data"} else store
 
 
 def _run(options: DoctorOptions) -> int:

@@ -179,24 +179,35 @@ async def follow(
         The exit status: 0 where all succeeded, 1 where one did not, and where one could not be
         watched, the status of that error.
     """
+    # Asked first: a wrong id or address is said at once, not once the others have ended.
+    asked = await asyncio.gather(*(_find(client, job_id) for job_id in dict.fromkeys(ids)))
+    failures = _told(output, asked)
+    handles = [handle for handle in asked if isinstance(handle, JobHandle)]
     with display(output) as shown:
-        ends = await asyncio.gather(
-            *(_follow_one(client, shown, job_id, logs) for job_id in dict.fromkeys(ids))
-        )
-    failures = [end for end in ends if isinstance(end, LongshoreError)]
-    for failure in failures:
-        output.error(failure)
+        ends = await asyncio.gather(*(_follow_one(shown, handle, logs) for handle in handles))
+    failures += _told(output, ends)
     if failures:
         return exit_status(failures[0])
     return 0 if all(end == job_pb2.JOB_STATE_SUCCEEDED for end in ends) else 1
 
 
-async def _follow_one(
-    client: AsyncClient, shown: Display, job_id: str, logs: bool
-) -> int | LongshoreError:
+def _told(output: Output, answers: Sequence[object]) -> list[LongshoreError]:
+    """The errors among them, which are shown."""
+    errors = [answer for answer in answers if isinstance(answer, LongshoreError)]
+    for error in errors:
+        output.error(error)
+    return errors
+
+
+async def _find(client: AsyncClient, job_id: str) -> JobHandle | LongshoreError:
     try:
-        # Asked first: a wrong id or address is known at once, not after minutes of reconnecting.
-        handle = await client.get(job_id)
+        return await client.get(job_id)
+    except LongshoreError as error:
+        return error
+
+
+async def _follow_one(shown: Display, handle: JobHandle, logs: bool) -> int | LongshoreError:
+    try:
         async for event in handle.watch(include_logs=logs):
             shown.show(handle, event)
     except LongshoreError as error:

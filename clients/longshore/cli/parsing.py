@@ -15,17 +15,22 @@ from longshore.v1 import job_pb2
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LONGEST = 36_500 * 86400.0
+_LARGEST = 2**63
+_LARGEST_PAYLOAD = 1024**2  # characters; four times what a service takes, and it says so itself
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def duration(text: str) -> float:
     """Seconds of "90", "500ms", "10m" or "1h30m"."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    bare = re.fullmatch(r"\d+(\.\d+)?", text) is not None
+    parts = [(text, "s")] if bare else _DURATION.findall(text)
+    if not parts or (not bare and "".join(number + unit for number, unit in parts) != text):
         raise typer.BadParameter(f"{text!r} is no duration; write 90, 500ms, 10m or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is longer than {_LONGEST / 86400:.0f}d; give less")
+    return seconds
 
 
 def size(text: str) -> int:
@@ -35,7 +40,10 @@ def size(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; write 1000, 500MB or 2GiB")
     number, prefix, binary = match.groups()
     power: int = " KMGT".index(prefix.upper() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    found = float(number) * (1024 if binary else 1000) ** power
+    if found >= _LARGEST:
+        raise typer.BadParameter(f"{text!r} is more bytes than can be said; give less")
+    return int(found)
 
 
 def pairs(items: Iterable[str]) -> dict[str, str]:
@@ -45,6 +53,8 @@ def pairs(items: Iterable[str]) -> dict[str, str]:
         name, equals, value = item.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{item!r} is not NAME=VALUE")
+        if name in found:
+            raise typer.BadParameter(f"{name!r} is given twice; give it once")
         found[name] = value
     return found
 
@@ -54,11 +64,18 @@ def payload(text: str | None) -> str | None:
     if text is None:
         return None
     if text == "-":
-        text = sys.stdin.read()
+        text = sys.stdin.read(_LARGEST_PAYLOAD + 1)
     elif text.startswith("@"):
         text = _read(Path(text[1:]))
+    if len(text) > _LARGEST_PAYLOAD:
+        raise typer.BadParameter(
+            f"the payload has more than {_LARGEST_PAYLOAD:,} characters, which no service takes;"
+            " give what is large by --input"
+        )
     try:
         json.loads(text)
+    except RecursionError:
+        raise typer.BadParameter("the payload is nested too deeply; flatten it") from None
     except ValueError as error:
         raise typer.BadParameter(f"the payload is not JSON: {error}") from None
     return text
@@ -66,7 +83,8 @@ def payload(text: str | None) -> str | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(_LARGEST_PAYLOAD + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"cannot read the payload from {path}: {error}") from None
 

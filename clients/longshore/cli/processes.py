@@ -22,6 +22,8 @@ def _main(module: str, name: str, extra: str) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         entry = importlib.import_module(module)
+    except KeyboardInterrupt:  # before there is anything to end in order
+        sys.exit(130)
     except ImportError as error:
         sys.stderr.write(
             f"`{name}` needs more than the client ({error}): pip install 'longshore[{extra}]'\n"

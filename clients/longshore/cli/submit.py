@@ -33,14 +33,16 @@ def submit(
     labels: Annotated[
         list[str] | None, typer.Option("--label", metavar="K=V", help="Repeatable.")
     ] = None,
-    cpu: float | None = typer.Option(None, help="Cores."),
+    cpu: float | None = typer.Option(None, min=0.001, max=1e6, help="Cores."),
     memory: str | None = typer.Option(None, metavar="SIZE", help="Such as 2GiB."),
-    gpu: float | None = typer.Option(None, help="GPUs; 0.5 shares one."),
+    gpu: float | None = typer.Option(None, min=0.001, max=1e6, help="GPUs; 0.5 shares one."),
     gpu_memory: str | None = typer.Option(None, metavar="SIZE", help="Free memory of each GPU."),
     key: str = typer.Option("", help="Idempotency key: the same key is the same job."),
     delay: str | None = typer.Option(None, "--in", metavar="DURATION", help="Start after: 10m."),
     at: str | None = typer.Option(None, metavar="TIME", help="Start at: 2026-01-31T18:00."),
-    max_attempts: int | None = typer.Option(None, help="All tries, the first one included."),
+    max_attempts: int | None = typer.Option(
+        None, min=1, max=2**31 - 1, help="All tries, the first one included."
+    ),
     attempt_timeout: str | None = typer.Option(None, metavar="DURATION", help="Of one try."),
     validate_only: bool = typer.Option(False, "--validate-only", help="Check; run nothing."),
     watch: bool = typer.Option(False, "--watch", help="Then watch it to its end."),
@@ -50,8 +52,7 @@ def submit(
 
     Printed means: accepted for good. Repeating with the same --key never makes a second job.
     """
-    if watch and wait:
-        raise typer.BadParameter("give --watch or --wait, not both")
+    _require_one_end(watch=watch, wait=wait, validate_only=validate_only)
     text, due = parsing.payload(payload), parsing.schedule(delay, at)
     named, selected = parsing.pairs(inputs or ()), parsing.pairs(labels or ())
     needs = _resources(cpu, memory, gpu, gpu_memory)
@@ -79,6 +80,13 @@ def submit(
         return await _result(output, handle) if wait else 0
 
     run(context, command)
+
+
+def _require_one_end(*, watch: bool, wait: bool, validate_only: bool) -> None:
+    if watch and wait:
+        raise typer.BadParameter("give --watch or --wait, not both")
+    if validate_only and (watch or wait):
+        raise typer.BadParameter("--validate-only runs nothing: leave out --watch and --wait")
 
 
 def _show(output: Output, handle: JobHandle, *, validate_only: bool) -> None:

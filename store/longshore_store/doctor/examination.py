@@ -69,9 +69,10 @@ async def require_schema(source: Source) -> None:
     rows = await source.rows(_revision(), {})
     found = rows[0][0] if rows else None
     if found != HEAD:
+        remedy = "upgrade this program" if str(found) > HEAD else "run `longshore migrate` once"
         raise NotExaminable(
-            f"its schema is {found}, this release's is {HEAD}: run the doctor of the release that"
-            " serves it, or start this one's service once"
+            f"its schema is {found}, this release's is {HEAD}: {remedy}, or use the doctor of the"
+            " release that serves it"
         )
 
 
