@@ -216,10 +216,13 @@ class AsyncClient(DeadLetterCalls):
         request = job_service_pb2.StatusRequest(
             job_id=job_id, view=view, after_revision=after_revision
         )
+        takes = 0.0
         if after_revision is not None:
             request.wait.CopyFrom(to_duration(wait))
+            takes = wait
             timeout = (self._calls.timeout if timeout is None else timeout) + wait
-        return await self._calls.unary(self._calls.jobs.Status, request, timeout=timeout)
+        method = self._calls.jobs.Status
+        return await self._calls.unary(method, request, timeout=timeout, takes=takes)
 
     def watch(
         self,
@@ -385,9 +388,11 @@ class AsyncClient(DeadLetterCalls):
         request = pool_service_pb2.DrainWorkersRequest(
             worker_ids=worker_ids, pool=pool, node=node, grace=to_duration(grace)
         )
+        takes = grace + DRAIN_MARGIN
         if timeout is None:
-            timeout = self._calls.timeout + grace + DRAIN_MARGIN
-        return await self._calls.unary(self._calls.pools.DrainWorkers, request, timeout=timeout)
+            timeout = self._calls.timeout + takes
+        method = self._calls.pools.DrainWorkers
+        return await self._calls.unary(method, request, timeout=timeout, takes=takes)
 
     async def cordon_worker(
         self, worker_id: str, *, cordoned: bool = True, timeout: float | None = None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Response = TypeVar("Response")
     Method = grpc.aio.UnaryUnaryMultiCallable[Request, Response]
 
+SHORTEST_TRY = 10.0
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
 LONGEST_HINT = 3600.0
@@ -184,14 +185,19 @@ class Calls:
         *,
         timeout: float | None = None,
         repeat: Repeat = Repeat.WHEN_CUT,
+        takes: float = 0.0,
     ) -> Response:
         """Makes a call, and makes it again where `repeat` allows it.
+
+        A server may hang and keep its connections. So one try has half of the time that is left,
+        or SHORTEST_TRY seconds, and the next one goes to another server, where there are several.
 
         Args:
             method: a method of one of the stubs.
             request: what it takes.
             timeout: seconds for all tries together; the client's where None.
             repeat: what may be tried again.
+            takes: seconds that the answer rightly takes, where the call waits for something.
 
         Raises:
             LongshoreError: what `error_mapping` makes of the last failure.
@@ -201,12 +207,17 @@ class Calls:
         deadline = clock() + min(LONGEST_CALL, self.timeout if timeout is None else timeout)
         failures = 0
         while True:
+            remaining = max(0.0, deadline - clock())
+            share = takes + max(SHORTEST_TRY, (remaining - takes) / 2)
+            once = remaining if repeat is Repeat.NEVER else min(remaining, share)
             try:
-                remaining = max(0.0, deadline - clock())
-                return await method(request, timeout=remaining, metadata=self.metadata)
+                return await method(request, timeout=once, metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
                 failures += 1
-                delay = self._delay(error, repeat, failures)
+                if once < remaining and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    delay: float | None = self.timing.backoff(failures)
+                else:
+                    delay = self._delay(error, repeat, failures)
                 if delay is None or clock() + delay >= deadline:
                     raise self.failure(error, request) from error
             except asyncio.CancelledError:

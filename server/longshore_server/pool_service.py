@@ -239,7 +239,10 @@ def _obeys(one: _Seen, state: int) -> bool:
 
 
 def _at_rest(one: _Seen) -> WorkerRecord:
-    return one.worker._replace(state=LOST, active_attempts=0) if one.gone else one.worker
+    """One that has gone, as it went: idle at the end of its drain, or before."""
+    if not one.gone:
+        return one.worker
+    return one.worker._replace(state=DRAINING if one.drained else LOST, active_attempts=0)
 
 
 def _released(one: _Seen) -> int:

@@ -184,6 +184,7 @@ class FakeService(
         self.trims: deque[int] = deque()
         self.reports_created = True
         self.holds = False
+        self.drained = ["w1"]
         self.on_enter: Callable[[Any], None] = lambda context: None
 
     def add(self, job_id: str = "job-1", **spec: Any) -> History:
@@ -329,7 +330,7 @@ class FakeService(
         draining = pool_service_pb2.WORKER_STATE_DRAINING
         workers = [
             pool_service_pb2.Worker(worker_id=worker_id, state=draining)
-            for worker_id in request.worker_ids or ["w1"]
+            for worker_id in request.worker_ids or self.drained
         ]
         return pool_service_pb2.DrainWorkersResponse(
             workers=workers, finished_attempts=2, released_attempts=1

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from longshore import errors
+from longshore import calls, errors
 from longshore.aio import AsyncClient
 from tests.client.fake import FakeService, HealthServicer, serving
 
@@ -88,6 +88,35 @@ async def test_who_must_say_who_he_is_gets_in() -> None:
         async with AsyncClient(target) as client:
             with pytest.raises(errors.Unavailable, match="where it demands metadata"):
                 await client.submit("resize", timeout=0.5)
+
+
+class Hanging(FakeService):
+    """Takes calls, and never answers them."""
+
+    async def Submit(self, request: Any, context: Any) -> Any:  # noqa: N802 - of the contract
+        self.requests["Submit"].append(request)
+        await asyncio.Event().wait()
+
+
+async def test_a_server_that_hangs_costs_a_try_and_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "SHORTEST_TRY", 0.1)
+    hanging, service = Hanging(), FakeService()
+    async with (
+        serving(hanging) as first,
+        serving(service) as second,
+        AsyncClient(f"ipv4:{first},{second}", timeout=1.0) as client,
+    ):
+        async with asyncio.timeout(DEADLINE):
+            while not (hanging.requests["ListTasks"] and service.requests["ListTasks"]):
+                await client.tasks()  # from now on it is connected to both
+        for number in range(2):
+            await client.submit("resize", idempotency_key=f"job {number}")
+    assert _count(service) == 2
+    asked = {request.idempotency_key for request in service.requests["Submit"]}
+    assert {request.idempotency_key for request in hanging.requests["Submit"]} <= asked
+    assert _count(hanging) >= 1
 
 
 def _count(service: FakeService) -> int:

@@ -115,7 +115,7 @@ def test_unknown_and_broken_details_are_left_out() -> None:
 
 
 async def test_a_deadline_is_a_timeout_error(service: FakeService, client: AsyncClient) -> None:
-    service.refusals["Submit"].append(Refusal(Code.DEADLINE_EXCEEDED))
+    service.refusals["Submit"].extend([Refusal(Code.DEADLINE_EXCEEDED)] * 20)
     with pytest.raises(TimeoutError):
         await client.submit("resize")
 

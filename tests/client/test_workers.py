@@ -16,8 +16,9 @@ from tests.client.fake import FakeService, Refusal
 CORDONED = pool_service_pb2.WORKER_STATE_CORDONED
 
 
-def run(target: str, *words: str) -> Result:
-    return CliRunner().invoke(app, words, env={"LONGSHORE_TARGET": target, "COLUMNS": "200"})
+def run(target: str, *words: str, **env: str) -> Result:
+    env = {"LONGSHORE_TARGET": target, "COLUMNS": "200", **env}
+    return CliRunner().invoke(app, words, env=env)
 
 
 async def test_a_drain_names_its_workers_and_has_time_for_its_grace(
@@ -56,6 +57,13 @@ def test_drain_shows_the_workers(service: FakeService, target: str) -> None:
     assert json.loads(result.stdout)["finished_attempts"] == 2
     request = service.requests["DrainWorkers"][1]
     assert (request.pool, request.node, request.grace.seconds) == ("cpu", "n", 30)
+
+
+def test_drain_of_an_empty_node_says_so(service: FakeService, target: str) -> None:
+    service.drained = []
+    result = run(target, "drain", "--node", "n-tpyo", TTY_COMPATIBLE="1")
+    assert result.exit_code == 0
+    assert "no worker is on node 'n-tpyo'" in result.stderr
 
 
 def test_drain_needs_a_choice(service: FakeService, target: str) -> None:

@@ -24,7 +24,8 @@ def drain(
     node: str = typer.Option("", help="All workers on this Ray node."),
     grace: str = typer.Option("30s", help="How long running jobs may take to finish."),
 ) -> None:
-    """Take workers out of service; returns once nothing runs on them.
+    """Take workers out of service; returns once nothing runs on them, a minute after the grace
+    at the latest.
 
     Jobs that do not finish within the grace go on elsewhere, from their newest checkpoint.
     """
@@ -36,6 +37,10 @@ def drain(
         done = await client.drain_workers(ids or (), pool=pool, node=node, grace=seconds)
         if output.json:
             output.document(to_json(done))
+            return
+        if not done.workers:
+            place = f"on node {node!r}" if node else f"in pool {pool!r}"
+            output.note(f"nothing to drain: no worker is {place}; see `longshore workers`")
             return
         output.show(columns.WORKER, done.workers)
         output.note(
