@@ -16,6 +16,7 @@ from longshore_store.model import Fenced, Head, Lease, Leased, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 _FEWEST_HEADS = 64
+_DIG_EVERY = 1.0
 _SHORTEST_PERIOD = 0.005
 
 
@@ -37,7 +38,8 @@ class Cycle:
         self._crew = crew
         self._turns = Turns()
         self._ended = -math.inf
-        self._fewest = _FEWEST_HEADS
+        self._hidden = False
+        self._dug_at = -math.inf
 
     async def run(self) -> None:
         """Until the term is over: at once when woken, else at the sweep interval."""
@@ -84,9 +86,7 @@ class Cycle:
         snapshot, unread = await self._snapshot(wanted)
         planned = plan(snapshot)
         self._term.backlog = unread or bool(planned.waiting)
-        # What fits nowhere must not hide what waits behind it.
-        hidden = unread and planned.waiting
-        self._fewest = MAXIMUM_HEADS if hidden else _FEWEST_HEADS
+        self._hidden = unread and bool(planned.waiting)
         leased = await self._lease(planned)
         assigned = await self._crew.hand_over(leased)
         heads, placed = sum(map(len, snapshot.heads.values())), len(planned.placements)
@@ -117,7 +117,17 @@ class Cycle:
             return 0
         ahead = self._term.settings.maximum_prefetch if self._term.run_times.means else 0
         room = sum(max(w.room.runners + ahead - w.quick_count, 0) for w in ready)
-        return min(max(room, self._fewest), MAXIMUM_HEADS)
+        return min(max(room, self._fewest()), MAXIMUM_HEADS)
+
+    def _fewest(self) -> int:
+        """What fits nowhere must not hide what waits behind it: now and then all is looked at.
+        Not in each cycle, as that costs tens of milliseconds and the front may just be a backlog.
+        """
+        now = self._term.clock()
+        if not self._hidden or now - self._dug_at < _DIG_EVERY:
+            return _FEWEST_HEADS
+        self._dug_at = now
+        return MAXIMUM_HEADS
 
     def _by_lane(self, heads: Iterable[Head]) -> dict[LaneKey, list[Head]]:
         held = self._term.roster.held
