@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,29 @@ def test_inputs_are_paths_uris_or_references(
     assert spec.inputs["b"].uri == f"file://{tmp_path}/b"
     assert spec.inputs["c"].uri == "file:///c"
     assert spec.inputs["d"] == reference
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "field"),
+    [
+        (Retry, {"max_attempts": 101}, "Retry.max_attempts is 101; give 1 to 100"),
+        (Retry, {"max_attempts": 0}, "Retry.max_attempts"),
+        (Retry, {"initial_backoff": -1.0}, "Retry.initial_backoff"),
+        (Retry, {"multiplier": 0.5}, "Retry.multiplier"),
+        (Retry, {"max_backoff": float("nan")}, "Retry.max_backoff is nan; give 0 to 86,400"),
+        (Retry, {"jitter": 1.5}, "Retry.jitter"),
+        (Timeouts, {"queue": 0.0}, "Timeouts.queue"),
+        (Timeouts, {"attempt": float("inf")}, "Timeouts.attempt is inf; give 0.001 to 2,592,000"),
+        (Timeouts, {"total": float("nan")}, "Timeouts.total"),
+        (Timeouts, {"heartbeat": -1.0}, "Timeouts.heartbeat"),
+        (Timeouts, {"cancel_grace": -0.1}, "Timeouts.cancel_grace"),
+    ],
+)
+def test_a_declaration_out_of_range_is_refused_where_it_is_made(
+    make: Callable[..., object], value: dict[str, float], field: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(field)):
+        make(**value)
 
 
 def test_the_declarations_of_the_sdk_are_taken() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+_DAY = 86_400.0
+_LONGEST = 30 * _DAY
+_SHORTEST = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -39,6 +43,9 @@ class Retry:
         multiplier: growth of the backoff from one attempt to the next.
         max_backoff: its cap, in seconds.
         jitter: the random share of each backoff, 0 to 1.
+
+    Raises:
+        ValueError: one is out of the range that a service takes.
     """
 
     max_attempts: int = 4
@@ -46,6 +53,13 @@ class Retry:
     multiplier: float = 2.0
     max_backoff: float = 300.0
     jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require("Retry.max_attempts", self.max_attempts, 1, 100)
+        _require("Retry.initial_backoff", self.initial_backoff, 0, _DAY)
+        _require("Retry.multiplier", self.multiplier, 1, 10)
+        _require("Retry.max_backoff", self.max_backoff, 0, _DAY)
+        _require("Retry.jitter", self.jitter, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,9 @@ class Timeouts:
         total: from acceptance to the end, retries included.
         heartbeat: silence of a worker before its lease is taken away.
         cancel_grace: from the cancel signal to the kill.
+
+    Raises:
+        ValueError: one is shorter than a millisecond or longer than 30 days; cancel_grace may be 0.
     """
 
     queue: float | None = None
@@ -65,3 +82,14 @@ class Timeouts:
     total: float | None = None
     heartbeat: float = 30.0
     cancel_grace: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "attempt", "total", "heartbeat"):
+            if (seconds := getattr(self, name)) is not None:
+                _require(f"Timeouts.{name}", seconds, _SHORTEST, _LONGEST)
+        _require("Timeouts.cancel_grace", self.cancel_grace, 0, _LONGEST)
+
+
+def _require(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # a NaN compares false, so it is refused too
+        raise ValueError(f"{name} is {value}; give {low:g} to {high:,.0f}")
