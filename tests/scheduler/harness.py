@@ -20,7 +20,7 @@ from longshore_store.needs import needs_json
 from longshore_store.settings import Settings, parse_settings
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
-from tests.scheduler.fake_cluster import FakeCluster
+from tests.scheduler.fake_cluster import FakeCluster, hang
 
 GIB = 1024**3
 _ids = itertools.count(1)  # rising, as a server gives them: jobs of one moment are in their order
@@ -106,6 +106,14 @@ class Harness:
         wanted = sum(pool.minimum_workers for pool in settings.pools.values())
         await until(lambda: scheduler.ready_workers >= wanted)
         return scheduler
+
+    async def launch_hanging(self) -> str:
+        """A scheduler whose worker runs one job that does not end; the job's id."""
+        self.cluster.default = hang
+        await self.launch()
+        (job_id,) = await self.submit(make_job())
+        await self.reach(JobState.RUNNING, job_id)
+        return job_id
 
     async def submit(self, *jobs: NewJob) -> list[str]:
         accepted = await self.store.submit_jobs(jobs)

@@ -79,10 +79,7 @@ async def test_an_assignment_carries_what_the_attempt_needs(harness: Harness) ->
 
 
 async def test_progress_logs_checkpoints_and_artifacts_are_kept(harness: Harness) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
     worker = harness.cluster.only()
     (job,) = worker.assigned
     now = worker.clock()
@@ -117,10 +114,7 @@ async def test_devices_of_an_attempt_are_kept(harness: Harness) -> None:
 
 
 async def test_times_of_a_worker_become_times_of_the_store(harness: Harness) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
     harness.clock.advance(90.0)
     worker = harness.cluster.only()
     worker.succeed(worker.assigned[0], seconds=90.0)

@@ -162,10 +162,7 @@ async def test_a_worker_that_cannot_be_followed_is_lost_without_quotes(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its other jobs may be another tenant's: they do not learn what could not be read."""
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
 
     async def garble(*_: object) -> None:
         raise ValueError(QUOTE)
@@ -183,10 +180,7 @@ async def test_a_worker_that_cannot_be_followed_is_lost_without_quotes(
 async def test_what_a_lost_worker_held_comes_back_though_the_store_refuses_to_forget_it(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
 
     async def refuse(term: int, worker_ids: list[str]) -> None:
         raise RuntimeError("it cannot be written")

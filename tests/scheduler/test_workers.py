@@ -28,10 +28,7 @@ TWO = {"cpu": {"cpu": 1, "minimum_workers": 2, "maximum_workers": 2}}
 
 
 async def test_what_a_dead_worker_ran_is_rerun_by_its_successor(harness: Harness) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
     harness.cluster.default = echo
     dead = harness.cluster.only()
     dead.die()
@@ -115,10 +112,7 @@ async def test_a_lease_that_never_reached_its_worker_is_released(harness: Harnes
 async def test_a_worker_that_is_slow_to_take_work_keeps_what_it_runs(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (running,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, running)
+    running = await harness.launch_hanging()
     worker, assign = harness.cluster.only(), harness.cluster.assign
 
     async def slow(worker_id: str, assignments: Sequence[Assignment]) -> None:
@@ -193,10 +187,7 @@ async def test_what_was_handed_ahead_is_recalled_where_another_worker_is_idle(
 
 
 async def test_reports_of_attempts_that_are_not_its_own_are_refused(harness: Harness) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
     worker = harness.cluster.only()
     stale = worker.assigned[0].fence + 7
     worker.report(
@@ -346,10 +337,7 @@ async def test_a_worker_that_answers_its_start_with_an_error_is_not_left_behind(
 async def test_a_worker_whose_stop_fails_is_lost(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.cluster.default = hang
-    await harness.launch()
-    (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.RUNNING, job_id)
+    job_id = await harness.launch_hanging()
     worker = harness.cluster.only()
 
     async def fail(worker_id: str, grace: float) -> None:

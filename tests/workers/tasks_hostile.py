@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import math
 import os
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -105,8 +108,16 @@ def prints_long(ctx: Context, params: Number) -> None:
     line = "x" * params.value + f" postgres://me:{SECRET}{'y' * 60}@host/"
     print(line)
     os.write(1, line.encode())
-    time.sleep(0.05)  # read by now, without its end
+    while _unread(1):  # it is to be read without its end
+        time.sleep(0.001)
     os.write(1, b"\n")
+
+
+def _unread(fd: int) -> int:
+    """Bytes that are in a pipe, given either end."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
 
 
 @task
