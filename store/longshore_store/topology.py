@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Insert, Table, bindparam, delete, select, update
+from sqlalchemy import Table, delete, select, update
 
 from longshore_store.committer import Transaction, Write
-from longshore_store.dialects import Dialect, upsert
+from longshore_store.dialects import Dialect, upsert_row
 from longshore_store.orders import DRAINING
 from longshore_store.tables import pools, queue_counts, queues, tasks, workers
 
@@ -107,12 +107,8 @@ class TopologyWrites:
     async def _put(
         self, tx: Transaction, table: Table, values: Mapping[str, Any], key: str = "name"
     ) -> None:
-        names = tuple(values)
-
-        def make() -> Insert:
-            binds: dict[str, Any] = {name: bindparam(f"p_{name}") for name in names}
-            insert = self._dialect.insert(table).values(binds)
-            return upsert(insert, [key], {name: name for name in names if name != key})
-
-        put = self._dialect.fixed(("topology.put", table.name, names), make)
+        dialect, names = self._dialect, tuple(values)
+        put = dialect.fixed(
+            ("topology.put", table.name, names), lambda: upsert_row(dialect, table, names, [key])
+        )
         await tx.connection.execute(put, {f"p_{name}": value for name, value in values.items()})

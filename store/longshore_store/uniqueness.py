@@ -10,7 +10,7 @@ from sqlalchemy import Insert, Text, bindparam, delete, literal_column, or_, sel
 
 from longshore_store.acceptance import deadlines, first_state, needs_gpu
 from longshore_store.committer import Transaction
-from longshore_store.dialects import Dialect, Row, upsert
+from longshore_store.dialects import Dialect, Row, upsert_row
 from longshore_store.edges import (
     EVENT_COLUMNS,
     NO_NUMBER,
@@ -103,10 +103,9 @@ class UniqueClaims:
         await tx.connection.execute(claim, _row_of(job, job.id, until_us))
 
     def _upsert(self, changes: Mapping[str, str]) -> Insert:
-        names = ("tenant", "task", "key", "job_id", "until_us")
-        binds: dict[str, Any] = {name: bindparam(f"p_{name}") for name in names}
-        insert = self._dialect.insert(unique_claims).values(binds)
-        return upsert(insert, ["tenant", "task", "key"], changes)
+        key = ("tenant", "task", "key")
+        names = (*key, "job_id", "until_us")
+        return upsert_row(self._dialect, unique_claims, names, key, changes)
 
     async def _replace(self, tx: Transaction, index: int, job: NewJob, job_id: str) -> JobState:
         """A waiting job takes the new spec. Only its own queue counts it, before and after."""

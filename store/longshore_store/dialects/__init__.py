@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from sqlalchemy import URL, FromClause, Insert, Select, Table, make_url
+from sqlalchemy import URL, FromClause, Insert, Select, Table, bindparam, make_url
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import ArgumentError
 
@@ -208,6 +208,17 @@ def require_shared(url: str) -> None:
             "SQLite is for one process, and this is one of several: give the URL of a Postgres,"
             " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or run `longshore up`"
         )
+
+
+def upsert_row(
+    dialect: Dialect, table: Table, names: Sequence[str], key: Sequence[str],
+    changes: Mapping[str, Any] | None = None,
+) -> Insert:  # fmt: skip
+    """An upsert of one row, of the parameters p_NAME; by default all that is not key changes."""
+    binds: dict[str, Any] = {name: bindparam(f"p_{name}") for name in names}
+    if changes is None:
+        changes = {name: name for name in names if name not in key}
+    return upsert(dialect.insert(table).values(binds), key, changes)
 
 
 def upsert(insert: Any, key: Sequence[str], changes: Mapping[str, Any]) -> Insert:
