@@ -132,10 +132,15 @@ async def test_lines_of_nobody_are_scrubbed_too(
         await made.until(lambda: len(made.outcomes()) == 2)
 
 
-async def test_a_fraction_that_is_no_number_is_left_out(hostile: Bench) -> None:
-    await hostile.run(job("a", "knows_no_fraction"))
-    bodies = [json.loads(report.body) for report in hostile.of(Progressed)]
-    assert [body.get("fraction") for body in bodies] == [None, 0.25]
+@pytest.mark.parametrize(
+    ("said", "fraction"), [("nan", None), ("inf", None), ("-inf", None), ("0.25", 0.25)]
+)
+async def test_a_fraction_that_is_no_number_is_left_out(
+    hostile: Bench, said: str, fraction: float | None
+) -> None:
+    await hostile.run(job("a", "says_a_fraction", {"said": said}))
+    [body] = [json.loads(report.body) for report in hostile.of(Progressed)]
+    assert (body.get("fraction"), body["message"]) == (fraction, said)
 
 
 @pytest.mark.parametrize("code", [0, 999, 2**40, 2**70])
