@@ -25,11 +25,13 @@ class ClusterLost(Superseded):
 
 
 class PoolSpec(NamedTuple):
-    """A pool as declared. `simulated`: its devices are pretended, and say so."""
+    """A pool as declared. `simulated`: its devices are pretended, and say so. `former`: nobody
+    declares it any more, and its workers go once they hold nothing."""
 
     name: str
     settings: PoolSettings
     simulated: bool = False
+    former: bool = False
 
     @property
     def shape_json(self) -> str:

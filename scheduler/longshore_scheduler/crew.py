@@ -18,6 +18,7 @@ from longshore_scheduler.specs import read_spec, wire_needs
 from longshore_scheduler.term import Term
 from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased, WorkerRecord
 from longshore_store.needs import parse_needs
+from longshore_store.settings import PoolSettings
 from longshore_store.telling import without_values
 
 _log = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ class Crew:
     async def _adopt_workers(self) -> None:
         """A worker that is slow to answer keeps what it holds until its lease is over.
 
-        Ended is what nobody may wait for: workers of pools that are no longer declared, and silent
-        ones that the store does not know. Those were not up yet when their leader died.
+        Ended are silent ones that the store does not know: they were not up yet when their leader
+        died. A worker of a pool that nobody declares any more ends what it runs, and goes.
         """
         term = self._term
         found = await term.cluster.find_workers()
@@ -101,14 +102,13 @@ class Crew:
         ended = [worker_id for worker_id in found.silent if worker_id not in unheard]
         living = [(info, True) for info in found.answered]
         living += [(info, False) for info in unheard.values()]
-        ended += [info.worker_id for info, _ in living if info.pool not in term.pools]
         if ended:
             await term.confirm()
         for worker_id in ended:
             self.tell(worker_id, term.cluster.kill_worker(worker_id))
         for info, answers in living:
-            if info.pool in term.pools:
-                self.welcome(info, term.pools[info.pool], answers=answers)
+            pool = term.pools.get(info.pool) or former_pool(info)
+            self.welcome(info, pool, answers=answers)
 
     async def _forget_the_vanished(self) -> None:
         """Workers that only the store still knows of are none."""
@@ -306,6 +306,21 @@ def unheard_worker(record: WorkerRecord) -> WorkerInfo:
     devices = tuple(DeviceInfo(**device) for device in json.loads(record.devices_json))
     capacity = wire_needs(record.shape_json)
     return WorkerInfo(record.id, record.pool, record.node, record.pid, capacity, devices)
+
+
+def former_pool(info: WorkerInfo) -> PoolSpec:
+    """The pool of a worker whose own is no longer declared, as the worker shows it."""
+    offer = info.capacity
+    # Unchecked: what a worker says of itself must not keep anybody from leading.
+    settings = PoolSettings.model_construct(
+        cpu=offer.cpu_millis / 1000,
+        memory=offer.memory_bytes,
+        gpu=offer.gpu_millis // 1000,
+        gpu_memory=offer.gpu_memory_bytes,
+        custom=dict(offer.custom),
+        minimum_workers=0,
+    )
+    return PoolSpec(info.pool, settings, former=True)
 
 
 def to_assignment(job: Leased, now_us: int) -> Assignment:

@@ -75,12 +75,12 @@ class Pools:
         return sum(not leaves for leaves in leaving)
 
     async def retire(self) -> int:
-        """Ends workers whose pool has another shape by now, once they hold nothing."""
+        """Ends workers whose pool has another shape by now, or is gone, once they hold nothing."""
         # One that is drained as well may still be waited for: that ends it.
         steered = [w for w in self._term.roster if w.state is not WorkerState.DRAINING]
         idle = [worker for worker in steered if worker.outdated and not worker.held]
         for worker in idle:
-            await self._crew.lose(worker, "its pool has another shape now")
+            await self._crew.lose(worker, "its pool is not declared like that any more")
         return len(idle)
 
     def starting(self, name: str) -> int:

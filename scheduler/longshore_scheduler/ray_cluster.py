@@ -306,7 +306,11 @@ class RayCluster:
         """Disconnects; a local cluster is gone afterwards, with its files."""
         if self._ray is not None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._ray.shutdown)
+            try:
+                async with asyncio.timeout(CALL_DEADLINE):
+                    await loop.run_in_executor(self._threads, self._ray.shutdown)
+            except TimeoutError:  # whoever closes it ends its process without waiting for threads
+                _log.warning("Ray did not disconnect within %.0f s: left as it is", CALL_DEADLINE)
             self._ray = None
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._head is not None:

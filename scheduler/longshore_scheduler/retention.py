@@ -36,13 +36,15 @@ REST = 300.0
 """Seconds between two passes."""
 
 HOURLY = 3600.0
-"""Seconds between two looks at what grows slowly: counters of processes, folders without a job."""
+"""Seconds between two looks at what grows slowly: counters of processes, redrives that are over,
+folders without a job."""
 
 _LEAST_PAUSE = 0.05
 _SMALLEST_PART = 8  # of a batch, that a step shrinks to
 _MERGED = 2000  # counters in one transaction
 _MOST_MERGES = 100  # processes that count go on making new ones
 _CHECKPOINTS = 1000
+_REDRIVES = 1000
 _FOLDERS = 200
 _JOB_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -56,6 +58,7 @@ class Pruned(NamedTuple):
     checkpoints: int = 0
     folders: int = 0
     merged: int = 0
+    redrives: int = 0
 
     def plus(self, other: Pruned) -> Pruned:
         """The sum."""
@@ -80,7 +83,7 @@ class Retention:
         self._smallest = max(1, settings.batch // _SMALLEST_PART)
         self._limit = self._smallest
         self._folders = None if artifacts is None else _Folders(artifacts, self._ages)
-        self._compacted = self._looked = float("-inf")
+        self._tidied = self._looked = float("-inf")
         self._after_job = self._after_checkpoint = ""
         self._open: set[str] = set()
         self.pruned = Pruned()
@@ -106,7 +109,7 @@ class Retention:
         """One step. False where it was the last one of a pass."""
         if not self._open:
             self._begin()
-        step = Pruned(merged=await self._compact())
+        step = await self._tidy()
         if "jobs" in self._open:
             step = step.plus(await self._prune_jobs())
         if "checkpoints" in self._open:
@@ -132,19 +135,30 @@ class Retention:
         else:
             self._limit = min(self._largest, self._limit * 2)
 
+    async def _tidy(self) -> Pruned:
+        """Once an hour, what needs no scan."""
+        now = self._term.clock()
+        if now - self._tidied < HOURLY:
+            return Pruned()
+        tidied = Pruned(merged=await self._compact(), redrives=await self._prune_redrives())
+        self._tidied = now
+        return tidied
+
     async def _compact(self) -> int:
         """Merges the counters that processes which ended have left."""
-        now = self._term.clock()
-        if now - self._compacted < HOURLY:
-            return 0
         term, merged = self._term, 0
         for _ in range(_MOST_MERGES):
             count = await term.insist(lambda: term.store.compact_counts(term.number, _MERGED))
             merged += count
             if count < _MERGED:
                 break
-        self._compacted = now
         return merged
+
+    async def _prune_redrives(self) -> int:
+        """Records of who redrove what; they outlive the jobs."""
+        term, before_us = self._term, self._term.store.now_us() - self._ages.longest
+        prune = term.store.prune_redrives
+        return await term.insist(lambda: prune(term.number, before_us, _REDRIVES))
 
     async def _prune_jobs(self) -> Pruned:
         term, after, limit = self._term, self._after_job, self._limit

@@ -118,8 +118,8 @@ class Worker:
     did not answer until its next reply: it gets no new work, and its lease decides. heard_us: when
     it replied last. excused_us: time since then that says nothing about it, because this process
     did not run or was busy with its reports.
-    outdated: its pool was declared anew since it was made, with another shape. It ends what it
-    has, takes no more, and goes.
+    outdated: since it was made its pool was declared with another shape, or no more. It ends what
+    it has, takes no more, and goes.
     finished, released: attempts that ended by themselves during its drain, and that were taken
     back.
     """
@@ -132,7 +132,7 @@ class Worker:
         self.id = info.worker_id
         self.pool = pool
         self.began_us = began_us
-        self.outdated = info.capacity != wire_needs(pool.shape_json)
+        self.outdated = pool.former or info.capacity != wire_needs(pool.shape_json)
         self.state = WorkerState.CORDONED if self.outdated else WorkerState.READY
         self.heard_us = began_us
         self.excused_us = 0

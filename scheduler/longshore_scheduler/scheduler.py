@@ -135,7 +135,10 @@ class Scheduler:
             died.cancel()
 
     async def stop(self, grace: float) -> None:
-        """Leases no more, brings the workers home, resigns. Takes at most `grace` + 45 s."""
+        """Leases no more, brings the workers home, resigns.
+
+        Each part has a deadline of its own; together they are below `grace` + 120 s.
+        """
         if self._stopping.is_set():
             return
         self._stopping.set()

@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Select, Text, and_, bindparam, delete, func, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+    tuple_,
+)
 
 from longshore_store.committer import Transaction, Write
 from longshore_store.deletion import Deletion
@@ -20,7 +32,7 @@ from longshore_store.model import EventKind
 from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 from longshore_store.states import TERMINAL, JobState
-from longshore_store.tables import events, job_checkpoints, jobs
+from longshore_store.tables import events, job_checkpoints, jobs, redrive_jobs, redrives
 
 SCANNED = 4
 """How many jobs a step reads for each that it may choose."""
@@ -157,6 +169,9 @@ class RetentionWrites:
             delete(job_checkpoints).where(job_checkpoints.c.job_id.in_(select(ids.c.id)))
         )
         self._find_events = dialect.fix(_up_to_the_last_line(ids))
+        self._drop_redrives = dialect.fix(
+            delete(redrives).where(redrives.c.id.in_(_spent_redrives()))
+        )
         pairs = self._pairs = dialect.rowset("p", {"id": "text", "sequence": "int"})
         self._drop_events = dialect.fix(
             delete(events).where(
@@ -185,6 +200,13 @@ class RetentionWrites:
             found = await self._settle(tx, write)
             await tx.connection.execute(self._drop_checkpoints, self._ids.params(found))
 
+    async def prune_redrives(self, tx: Transaction, writes: list[Write]) -> None:
+        """Those that ended long ago and of whose jobs none is left; answers with how many."""
+        for write in writes:
+            params = {"p_before": write.options["before_us"], "p_limit": write.options["limit"]}
+            gone = await tx.connection.execute(self._drop_redrives, params)
+            write.answer = gone.rowcount
+
     async def _settle(self, tx: Transaction, write: Write) -> list[Row]:
         """Locks the jobs that ended when they were seen to end, and answers with the others."""
         rows = await self._dialect.rows(
@@ -204,6 +226,14 @@ def _still_ended(r: Rowset) -> Select[Any]:
         .order_by(jobs.c.id)
         .with_for_update(of=jobs, skip_locked=True)
     )
+
+
+def _spent_redrives() -> Select[Any]:
+    r = redrives.c
+    jobs_left = exists().where(redrive_jobs.c.redrive_id == r.id)
+    ended = r.ended_us <= bindparam("p_before", type_=BigInteger)
+    limit = bindparam("p_limit", type_=Integer)
+    return select(r.id).where(ended, ~jobs_left).order_by(r.id).limit(limit)
 
 
 def _up_to_the_last_line(ids: Rowset) -> Select[Any]:

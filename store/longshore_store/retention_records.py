@@ -23,6 +23,11 @@ class Ages(NamedTuple):
         """What was accepted more recently than this is too young for anything."""
         return min(self.logs, *self.jobs.values())
 
+    @property
+    def longest(self) -> int:
+        """Of what ended longer ago than this, nothing is kept."""
+        return max(self.jobs.values())
+
 
 class Ended(NamedTuple):
     """A job that ended then. One that runs again, or has ended anew, is another."""

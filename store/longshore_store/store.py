@@ -212,6 +212,9 @@ class Store(Protocol):
     async def prune_checkpoints(self, term: int, jobs: Sequence[Ended]) -> Stale:
         """Deletes the checkpoints of jobs. Stale as above."""
 
+    async def prune_redrives(self, term: int, before_us: int, limit: int) -> int:
+        """Deletes redrives that ended by then and of whose jobs none is left. Returns how many."""
+
     async def compact_counts(self, term: int, limit: int) -> int:
         """Merges at most `limit` counters of other processes into this one's, those in use left
         out. Returns how many; a process that goes on counting makes new ones."""

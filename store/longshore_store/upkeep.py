@@ -23,6 +23,7 @@ def upkeep_handlers(dialect: Dialect) -> dict[str, Callable[[Transaction, list[W
         "prune_jobs": retention.prune_jobs,
         "prune_logs": retention.prune_logs,
         "prune_checkpoints": retention.prune_checkpoints,
+        "prune_redrives": retention.prune_redrives,
         "compact_counts": CompactionWrites(dialect).compact_counts,
     }
 
@@ -69,6 +70,12 @@ class Upkeep(ABC):
     async def prune_checkpoints(self, term: int, jobs: Sequence[Ended]) -> Stale:
         """See Store."""
         answer: Stale = await self._write("prune_checkpoints", jobs, term)
+        return answer
+
+    async def prune_redrives(self, term: int, before_us: int, limit: int) -> int:
+        """See Store."""
+        options = {"before_us": before_us, "limit": limit}
+        answer: int = await self._write("prune_redrives", (), term, **options)
         return answer
 
     async def compact_counts(self, term: int, limit: int) -> int:

@@ -125,6 +125,29 @@ async def test_workers_of_a_pool_declared_anew_end_what_they_run_and_go(harness:
     assert harness.cluster.created == 2
 
 
+async def test_workers_of_a_pool_that_is_gone_end_what_they_run_and_go(harness: Harness) -> None:
+    harness.cluster.default = hang
+    shape = {"cpu": 1, "memory": 8 * GIB}
+    before = {"old": {**shape, "maximum_workers": 2, "minimum_workers": 2}}
+    first = await harness.launch(make_settings(pools=before), keep_workers=True)
+    (running,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, running)
+    (busy,) = [worker for worker in harness.cluster.workers.values() if worker.jobs]
+    (idle,) = [worker for worker in harness.cluster.workers.values() if not worker.jobs]
+    await first.stop(0.0)
+    (waiting,) = await harness.submit(make_job())
+    await harness.launch(make_settings(pools={"new": shape}), keep_workers=True)
+    await until(lambda: not idle.alive)
+    (record,) = await harness.reach(JobState.RUNNING, waiting)
+    assert record.attempts[0].worker_id.startswith("new-")
+    assert [pool.name for pool in await harness.store.list_pools()] == ["new"]
+    assert busy.alive
+    busy.succeed(busy.assigned[0])
+    (record,) = await harness.reach(JobState.SUCCEEDED, running)
+    assert len(record.attempts) == 1
+    await until(lambda: not busy.alive)
+
+
 async def test_an_answer_that_nobody_came_to_read_is_no_silence(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from longshore_scheduler import retention as module
 from longshore_scheduler.retention import HOURLY, REST, SHARE, Pruned, Retention
 from longshore_scheduler.term import Term
+from longshore_store.redrive_records import DeadLetters, RedriveRecord
 from longshore_store.retention_records import DAY
 from longshore_store.settings import RetentionSettings
 from longshore_store.states import JobState
@@ -118,6 +119,19 @@ async def test_folders_are_looked_at_once_an_hour(harness: Harness, tmp_path: Pa
     harness.clock.advance(HOURLY)
     await one_pass(retention)
     assert retention.pruned.folders == 1
+
+
+async def test_redrives_go_once_an_hour_after_all_jobs_of_their_time(harness: Harness) -> None:
+    retention = await make_retention(harness)
+    made_us = harness.store.now_us()
+    redrive = RedriveRecord("r", DeadLetters("t"), 1000, 0, "why", "ann", made_us, 0)
+    await harness.store.create_redrive(redrive)
+    await harness.store.stop_redrive("r", "t", "enough")
+    for days, left in ((29.9, 1), (0.2, 0)):
+        harness.clock.advance(days * DAY / 1e6)
+        await one_pass(retention)
+        assert len(await harness.store.list_redrives("t", None, 10)) == left
+    assert retention.pruned == Pruned(redrives=1)
 
 
 async def test_it_rests_for_many_times_as_long_as_it_works(

@@ -156,6 +156,7 @@ async def keep_house(yard: Yard) -> None:
         assert await store.prune_jobs(term, found.jobs) == []
         assert await store.prune_logs(term, found.logs) == []
     await store.compact_counts(term, 100)
+    await store.prune_redrives(term, yard.clock(), 100)
 
 
 def sqlite_plan(path: Path, statement: str, parameters: Any) -> list[str]:

@@ -20,6 +20,7 @@ from longshore_store.redrive_records import (
     RedriveState,
 )
 from longshore_store.redrives import MOST_AT_ONCE
+from longshore_store.retention_records import Ended
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.tables import redrive_jobs
@@ -84,6 +85,30 @@ async def test_it_completes_with_its_last_job(yard: Yard) -> None:
     assert await yard.store.advance_redrive(yard.term, "r1", 1) == Advanced(1, COMPLETED)
     await begin(yard, "r2")
     assert await yard.store.advance_redrive(yard.term, "r2", 1) == Advanced(0, COMPLETED)
+
+
+async def test_it_is_forgotten_after_the_last_of_its_jobs(yard: Yard) -> None:
+    job_id = await dead(yard)
+    await begin(yard, "with a job")
+    await yard.store.advance_redrive(yard.term, "with a job", 1)
+    await begin(yard, "without one")
+    await yard.store.advance_redrive(yard.term, "without one", 1)
+    ended_us = yard.clock()
+    await begin(yard, "not over")
+
+    async def prune(before_us: int) -> list[str]:
+        await yard.store.prune_redrives(yard.term, before_us, 10)
+        return [redrive.id for redrive in await yard.store.list_redrives("acme", None, 10)]
+
+    assert await prune(ended_us - 1) == ["without one", "with a job", "not over"]
+    assert await prune(yard.clock.advance(SECOND)) == ["with a job", "not over"]
+    assert await yard.store.cancel_jobs([job_id], "", False) == []
+    [job] = await yard.store.read_jobs([job_id])
+    assert job.ended_us is not None
+    assert await yard.store.prune_jobs(yard.term, [Ended(job_id, job.ended_us)]) == []
+    assert await prune(yard.clock()) == ["not over"]
+    with pytest.raises(Fenced):
+        await yard.store.prune_redrives(yard.term - 1, yard.clock(), 10)
 
 
 async def test_it_is_a_new_run_with_its_history(yard: Yard) -> None:
