@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from benchmarks import latency, throughput
 from benchmarks.service import running
-from longshore_store.model import Completion, Lease, NewJob, QueueDeclaration
+from longshore_store.model import Completion, Lease, NewJob
 from longshore_store.retention_records import DAY
 from longshore_store.sql import SqlStore
+from longshore_store.topology_records import QueueDeclaration
 
 AGE = 20 * DAY
 IDLE_JOBS = 200

@@ -116,9 +116,6 @@ class Service:
         lines = [f"Longshore listens on {host}:{port}, data in {self._options.data}"]
         if self._options.simulate_gpus:
             lines.append(f"SIMULATED GPUs: {self._options.simulate_gpus}; models run on the CPU")
-        overflowing = [name for name, q in self._settings.queues.items() if q.overflow_to]
-        if overflowing:
-            lines.append(f"overflow_to is not served by this release: {', '.join(overflowing)}")
         print("\n".join(lines), flush=True)
 
 

@@ -24,6 +24,7 @@ from longshore_cpu_workers.wire import (
 )
 from longshore_scheduler.policy import (
     DeadLetter,
+    Demote,
     Expire,
     Fail,
     Release,
@@ -33,6 +34,7 @@ from longshore_scheduler.policy import (
 from longshore_scheduler.roster import Held, Told, Worker
 from longshore_scheduler.specs import read_spec
 from longshore_scheduler.term import Term
+from longshore_scheduler.time_limits import overflow_of
 from longshore_store.failure import FailureRecord
 from longshore_store.model import (
     Attempted,
@@ -171,19 +173,23 @@ class Absorber:
 
     def set_back(self, batch: Batch, held: Held, failure: Failure, started_us: int | None) -> None:
         """Decides what follows a failure and adds it to the batch."""
-        term = self._term
+        term, facts = self._term, read_spec(held.spec)
         decided = consequence(
             failure,
             held.counters(),
-            read_spec(held.spec).retry,
+            facts.retry,
             term.limits,
             now_us=term.store.now_us(),
             total_deadline_us=held.total_deadline_us,
             needs=held.needs_json,
             ceiling=term.ceiling(held.needs),
+            overflow=overflow_of(facts.attempt_timeout, term.queues.get(held.queue)),
             random=term.chance,
         )
         retry = decided if isinstance(decided, Retry) else None
+        queue = decided.queue if isinstance(decided, Demote) else None
+        if queue is not None:
+            failure = demoted(failure, queue)
         batch.ended[held.job_id] = held
         batch.setbacks[type(decided)].append(
             Setback(
@@ -195,6 +201,7 @@ class Absorber:
                 started_us,
                 retry.due_us if retry else None,
                 retry.needs_json if retry else None,
+                queue,
             )
         )
 
@@ -220,11 +227,12 @@ class Absorber:
             (store.retry_attempts, setbacks[Retry]),
             (store.dead_letter_attempts, setbacks[DeadLetter]),
             (store.release_attempts, setbacks[Release]),
+            (store.demote_attempts, setbacks[Demote]),
             (store.expire_attempts, setbacks[Expire]),
         )
         await self._confirm(batch, stale)
         self._term.roster.drop(batch.ended.values())
-        if setbacks[Release]:
+        if setbacks[Release] or setbacks[Demote]:
             self._term.wake.set()
         if setbacks[Retry]:
             self._term.chores.set()
@@ -243,6 +251,16 @@ class Absorber:
         """An attempt of a CANCELLING job has ended, however it did: the job is CANCELLED."""
         ended = [Attempted(i, batch.ended[i].fence) for i in stale] + batch.cancelled
         await self._term.persist(self._term.store.confirm_cancels, ended)
+
+
+def demoted(failure: Failure, queue: str) -> Failure:
+    """What is told of an attempt that timed out, and whose job goes on in another queue."""
+    return failure._replace(
+        failure_class=FailureClass.DEMOTED,
+        reason="DEMOTED",
+        message=f"{failure.message}; the job goes on in queue {queue}",
+        metadata=(*failure.metadata, ("queue", queue)),
+    )
 
 
 def _separate_starts(batch: Batch) -> list[Start]:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from longshore_store.model import TaskRecord
+from longshore_store.topology_records import TaskRecord
 
 DEADLINE = 30.0
 

@@ -16,10 +16,12 @@ from longshore_scheduler.policy import Release
 from longshore_scheduler.roster import Held, Told, Worker, WorkerState
 from longshore_scheduler.specs import read_spec, wire_needs
 from longshore_scheduler.term import Term
-from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased, WorkerRecord
+from longshore_scheduler.time_limits import attempt_limit
+from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased
 from longshore_store.needs import parse_needs
-from longshore_store.settings import PoolSettings
+from longshore_store.settings import PoolSettings, QueueSettings
 from longshore_store.telling import without_values
+from longshore_store.topology_records import WorkerRecord
 
 _log = logging.getLogger(__name__)
 _UNAVAILABLE = 14
@@ -256,7 +258,8 @@ class Crew:
             if other or held.worker is None or held.worker.state is WorkerState.LOST:
                 homeless.append(held)
             else:
-                batches[job.worker_id].append(to_assignment(job, now_us))
+                queue = self._term.queues.get(job.queue)
+                batches[job.worker_id].append(to_assignment(job, queue, now_us))
         for worker_id, assignments in batches.items():
             self._term.spawn(self._deliver(worker_id, assignments), f"assign {worker_id}")
         if homeless:
@@ -323,10 +326,10 @@ def former_pool(info: WorkerInfo) -> PoolSpec:
     return PoolSpec(info.pool, settings, former=True)
 
 
-def to_assignment(job: Leased, now_us: int) -> Assignment:
+def to_assignment(job: Leased, queue: QueueSettings | None, now_us: int) -> Assignment:
     """What the worker is told. The attempt may not outlive the job's total deadline."""
     facts = read_spec(job.spec)
-    timeout = facts.attempt_timeout
+    timeout = attempt_limit(facts.attempt_timeout, queue)
     if job.total_deadline_us is not None:
         left = max((job.total_deadline_us - now_us) / 1e6, 0.001)
         timeout = left if timeout is None else min(timeout, left)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from longshore_store.model import QueueDeclaration
 from longshore_store.settings import Settings
 from longshore_store.store import Store
+from longshore_store.topology_records import QueueDeclaration
 
 
 async def declare_queues(store: Store, settings: Settings, term: int | None = None) -> None:

@@ -46,6 +46,12 @@ class Release(NamedTuple):
     """Back to the queue at once, refunded."""
 
 
+class Demote(NamedTuple):
+    """To another queue, refunded: it outlived the attempt timeout of the one it is in."""
+
+    queue: str
+
+
 class Fail(NamedTuple):
     """Never again: FAILED."""
 
@@ -58,7 +64,7 @@ class Expire(NamedTuple):
     """Its total deadline has passed: EXPIRED."""
 
 
-Consequence = Retry | Release | Fail | DeadLetter | Expire
+Consequence = Retry | Release | Demote | Fail | DeadLetter | Expire
 
 
 def consequence(
@@ -71,11 +77,13 @@ def consequence(
     total_deadline_us: int | None,
     needs: str,
     ceiling: Needs,
+    overflow: str,
     random: Callable[[], float],
 ) -> Consequence:
     """What becomes of the job.
 
-    needs: its needs_json. ceiling: the most memory that a worker it may run on offers.
+    needs: its needs_json. ceiling: the most memory that a worker it may run on offers. overflow:
+    the queue that takes it where its attempt timed out; empty where that counts as raised.
     random: uniform in [0, 1). CANCELLED here is task code that ended itself as if cancelled:
     as raised, so that it is bounded.
     """
@@ -89,6 +97,8 @@ def consequence(
         return Fail()
     if total_deadline_us is not None and now_us >= total_deadline_us:
         return Expire()
+    if kind is FailureClass.TIMEOUT and overflow:
+        return Demote(overflow)
     if _used_up(kind, counters, policy, limits):
         return DeadLetter()
     delay = backoff(policy, counters.attempts + counters.crashes + counters.ooms + 1, random())

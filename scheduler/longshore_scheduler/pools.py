@@ -13,7 +13,7 @@ from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.roster import Worker, WorkerState
 from longshore_scheduler.term import Term
-from longshore_store.model import PoolRecord, WorkerRecord
+from longshore_store.topology_records import PoolRecord, WorkerRecord
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.25

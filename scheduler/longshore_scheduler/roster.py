@@ -61,8 +61,8 @@ class Held:
 
     __slots__ = (
         "_counts", "ahead", "devices", "estimate", "fence", "job_id", "needs", "needs_json",
-        "ordered_at", "placed_at", "settled", "spec", "started_at", "task", "told", "told_at",
-        "total_deadline_us", "worker",
+        "ordered_at", "placed_at", "queue", "settled", "spec", "started_at", "task", "told",
+        "told_at", "total_deadline_us", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class Held:
     def bind(self, job: Leased | ActiveAttempt) -> None:
         """Takes over what the lease says; not the payload, which may be large."""
         self.fence = job.fence
+        self.queue = job.queue
         self.needs_json = job.needs_json
         self.spec = job.spec
         self.total_deadline_us = job.total_deadline_us

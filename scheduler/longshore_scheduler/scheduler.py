@@ -75,6 +75,7 @@ class Scheduler:
             PoolSpec(name, pool, simulate_gpus and pool.gpu > 0)
             for name, pool in settings.pools.items()
         ]
+        self._queues = settings.queues
         self._keep_workers = keep_workers
         self._single_term = single_term
         self._declare = declare
@@ -182,6 +183,7 @@ class Scheduler:
             self._cluster,
             self._settings,
             self._pools,
+            self._queues,
             clock=self._clock,
             chance=self._chance,
         )

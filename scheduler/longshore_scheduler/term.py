@@ -16,7 +16,7 @@ from longshore_scheduler.roster import Roster
 from longshore_scheduler.run_times import RunTimes
 from longshore_store.model import Fenced, StoreUnavailable
 from longshore_store.needs import Needs
-from longshore_store.settings import SchedulerSettings
+from longshore_store.settings import QueueSettings, SchedulerSettings
 from longshore_store.store import Store
 from longshore_store.telling import without_values
 
@@ -42,6 +42,7 @@ class Term:
         cluster: ClusterPort,
         settings: SchedulerSettings,
         pools: Sequence[PoolSpec],
+        queues: Mapping[str, QueueSettings],
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -52,6 +53,7 @@ class Term:
         self.settings = settings
         self.pools: Mapping[str, PoolSpec] = {pool.name: pool for pool in pools}
         self.offers: Mapping[str, Needs] = {pool.name: pool.offer for pool in pools}
+        self.queues = queues
         self.limits = Limits(
             settings.maximum_crashes, settings.maximum_ooms, settings.maximum_interruptions
         )

@@ -171,7 +171,7 @@ def _prepared(
         faults.missing(f"{at}.queue", QUEUE, queue, _unknown("queue", queue, catalogue.queues))
     if faults or task is None:
         return None
-    merged = with_defaults(spec, task, queue, catalogue.queues[queue].attempt_timeout_us)
+    merged = with_defaults(spec, task, catalogue.queues[queue])
     needs = _needs(merged.resources)
     _check_capacity(needs, f"{at}.resources", catalogue, faults)
     return None if faults else _of(item, merged, needs, task, now_us)

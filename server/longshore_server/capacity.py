@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from longshore_store.model import PoolRecord
 from longshore_store.needs import Needs, lacking, parse_needs
+from longshore_store.topology_records import PoolRecord
 
 GIB = 1024**3
 _AMOUNTS = {

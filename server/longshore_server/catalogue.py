@@ -13,8 +13,9 @@ from longshore_server.answering import log_surprise
 from longshore_server.capacity import Offer, offers
 from longshore_server.rates import DrainRates, Rate
 from longshore_server.tasks import TaskEntry, parse_task
-from longshore_store.model import QueueRecord, StoreUnavailable, TaskRecord
+from longshore_store.model import StoreUnavailable
 from longshore_store.store import Store
+from longshore_store.topology_records import QueueRecord, TaskRecord
 
 PERIOD = 1.0
 OLDEST = 3.0
@@ -118,7 +119,7 @@ class CatalogueReader:
         pools = await self._store.list_pools()
         declared = (
             tasks,
-            [(q.name, q.attempt_timeout_us) for q in queues],
+            [(q.name, q.attempt_timeout_us, q.overflow_to) for q in queues],
             [(p.name, p.shape_json) for p in pools],
         )
         if declared != self._declared:

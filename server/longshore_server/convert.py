@@ -16,18 +16,12 @@ from longshore_server.rates import Rate
 from longshore_server.refusals import DOMAIN
 from longshore_server.times import duration, span, timestamp
 from longshore_store.failure import Counted, FailureRecord
-from longshore_store.model import (
-    AttemptRecord,
-    EventRecord,
-    JobRecord,
-    PoolRecord,
-    QueueRecord,
-    WorkerRecord,
-)
+from longshore_store.model import AttemptRecord, EventRecord, JobRecord
 from longshore_store.needs import parse_needs
 from longshore_store.redrive_records import DeadLetters, RedriveRecord
 from longshore_store.settings import SchedulerSettings
 from longshore_store.states import REDRIVE, RERUN, TERMINAL, WAITING, JobState
+from longshore_store.topology_records import PoolRecord, QueueRecord, WorkerRecord
 
 _CANCELLED = (CANCELLED, "CANCELLED", "the job was cancelled")
 _UNEXPLAINED = {
@@ -58,6 +52,7 @@ def job_message(
         tenant=record.tenant,
         latest_sequence=record.sequence,
         run=record.run,
+        queue=record.queue,
     )
     job.spec.ParseFromString(record.spec)
     if payload and record.payload is not None:

@@ -9,9 +9,10 @@ from longshore_server.capacity import Offer, fitting, slots
 from longshore_server.catalogue import Catalogue
 from longshore_server.rates import Rate
 from longshore_server.times import SECOND, span, timestamp
-from longshore_store.model import JobRecord, QueueRecord
+from longshore_store.model import JobRecord
 from longshore_store.needs import Needs, lacking, parse_needs
 from longshore_store.states import WAITING, JobState
+from longshore_store.topology_records import QueueRecord
 
 Reason = job_pb2.WaitingReason
 LONGEST_ESTIMATE = 30 * 86400.0

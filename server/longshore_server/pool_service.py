@@ -23,9 +23,9 @@ from longshore_server.paging import check_name, named_page
 from longshore_server.refusals import Code, Faults, Refusal, cut, not_found, unavailable
 from longshore_server.spec_checks import check_duration
 from longshore_server.times import HOUR, SECOND, micros
-from longshore_store.model import WorkerRecord
 from longshore_store.orders import WorkerOrder
 from longshore_store.store import Store
+from longshore_store.topology_records import WorkerRecord
 
 POOL, WORKER = "longshore.v1.Pool", "longshore.v1.Worker"
 DEFAULT_GRACE = Duration(seconds=30)

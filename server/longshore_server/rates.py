@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from longshore_store.model import QueueRecord
+from longshore_store.topology_records import QueueRecord
 
 MEMORY = 10.0
 """Seconds after which a measurement counts a third."""

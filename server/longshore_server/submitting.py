@@ -186,6 +186,7 @@ class _Answers:
             latest_sequence=1,
             run=1,
             tenant=self._tenant,
+            queue=one.queue,
             create_time=timestamp(created_us),
         )
         placed = None

@@ -11,6 +11,7 @@ import orjson
 from longshore.v1 import job_pb2, task_service_pb2
 from longshore_server.payloads import PayloadSchema
 from longshore_server.times import duration, span
+from longshore_store.topology_records import QueueRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +94,27 @@ def _timeouts(values: Mapping[str, Any]) -> job_pb2.Timeouts:
     return job_pb2.Timeouts(**given)
 
 
-def with_defaults(
-    spec: job_pb2.JobSpec, task: TaskEntry, queue: str, queue_timeout_us: int | None
-) -> job_pb2.JobSpec:
+def with_defaults(spec: job_pb2.JobSpec, task: TaskEntry, queue: QueueRecord) -> job_pb2.JobSpec:
     """What is stored: the caller's spec without payload, every gap filled.
 
     The attempt timeout of a queue goes before the task's: an operator who declares it means
-    the jobs of this queue, while a task always has one.
+    the jobs of this queue, while a task always has one. Where long jobs are moved on it stays
+    unset: then it depends on the queue where the job is.
     """
     merged = job_pb2.JobSpec()
     merged.CopyFrom(spec)
     merged.ClearField("payload")
-    merged.queue = queue
+    merged.queue = queue.name
     if not merged.HasField("priority"):
         merged.priority = 50
     _fill(merged.resources, task.resources)
     _fill(merged.retry_policy, task.retry)
-    if queue_timeout_us is not None and not merged.timeouts.HasField("attempt"):
-        merged.timeouts.attempt.CopyFrom(duration(queue_timeout_us))
+    own = merged.timeouts.HasField("attempt")
+    if queue.attempt_timeout_us is not None and not own:
+        merged.timeouts.attempt.CopyFrom(duration(queue.attempt_timeout_us))
     _fill_unset(merged.timeouts, task.timeouts)
+    if queue.overflow_to and not own:
+        merged.timeouts.ClearField("attempt")
     return merged
 
 

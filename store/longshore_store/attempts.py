@@ -7,14 +7,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_, select, update
 
 from longshore.sdk.failures import FailureClass
 from longshore_store import states
 from longshore_store.committer import Transaction, Write, rows_of
 from longshore_store.dead_letters import count_failures
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
-from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, add_counts, number, writer
+from longshore_store.edges import (
+    NO_NUMBER,
+    NO_TEXT,
+    NOW,
+    STAMP,
+    Edge,
+    add_counts,
+    number,
+    writer,
+)
 from longshore_store.model import Leased, Setback
 from longshore_store.reports import ReportWrites
 from longshore_store.states import JobState
@@ -99,6 +108,7 @@ class AttemptWrites:
                 states.EXPIRE_ATTEMPT,
             )
         }
+        self._endings[states.DEMOTE.name] = Demotion(dialect)
         self._confirm = Edge(
             dialect, states.CONFIRM_CANCEL, {"id": "text", "fence": "int"},
             {"ended_us": NOW},
@@ -170,8 +180,10 @@ class AttemptWrites:
 class Ending:
     """An attempt ends without a result: the edge, the attempt's record, the job's failure."""
 
-    def __init__(self, dialect: Dialect, transition: states.Transition) -> None:
-        r = dialect.rowset("r", _SETBACK)
+    def __init__(
+        self, dialect: Dialect, transition: states.Transition, rows: Rowset | None = None
+    ) -> None:
+        r = rows or dialect.rowset("r", _SETBACK)
         c = jobs.c
         values: dict[str, ColumnElement[Any]] = {
             name: c[name] + r.c[name] for name in ("attempts", "crashes", "ooms", "interruptions")
@@ -201,15 +213,54 @@ class Ending:
         fails = transition in (states.FAIL, states.DEAD_LETTER)
         self._count_failures = count_failures(dialect, r) if fails else None
 
-    async def apply(self, tx: Transaction, writes: list[Write]) -> None:
-        """Answers each write with its stale ids."""
-        rows = [_setback_row(s) for w in writes for s in w.rows]
+    async def apply(self, tx: Transaction, writes: list[Write]) -> dict[str, Any]:
+        """Answers each write with its stale ids; returns what marks the jobs that changed."""
+        rows = [self._row(s) for w in writes for s in w.rows]
         marks = await settle(tx, self._edge, writes, rows)
         await tx.connection.execute(self._keep_attempt, {**marks, "p_now": tx.now_us})
         if self._keep_failure is not None:
             await tx.connection.execute(self._keep_failure, marks)
         if self._count_failures is not None:
             await tx.connection.execute(self._count_failures, marks)
+        return marks
+
+    def _row(self, setback: Setback) -> Row:
+        return _setback_row(setback)
+
+
+class Demotion(Ending):
+    """Back to QUEUED, and from there to another queue, counters and all."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        r = dialect.rowset("r", {**_SETBACK, "queue": "text"})
+        super().__init__(dialect, states.DEMOTE, r)
+        same = and_(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence)
+        marked = r.table.join(jobs, same)
+        self._leave = dialect.fix(add_counts(dialect, _waiting(marked, func.count() * -1)))
+        self._move = dialect.fix(
+            update(jobs).where(same, jobs.c.stamp == STAMP).values(queue=r.c.queue)
+        )
+        self._enter = dialect.fix(add_counts(dialect, _waiting(marked, func.count())))
+
+    async def apply(self, tx: Transaction, writes: list[Write]) -> dict[str, Any]:
+        """Answers each write with its stale ids; returns what marks the jobs that changed."""
+        marks = await super().apply(tx, writes)
+        for statement in (self._leave, self._move, self._enter):
+            await tx.connection.execute(statement, marks)
+        return marks
+
+    def _row(self, setback: Setback) -> Row:
+        return (*_setback_row(setback), setback.queue)
+
+
+def _waiting(marked: FromClause, count: ColumnElement[int]) -> Select[Any]:
+    """Rows for `add_counts`: so many more of the marked jobs wait in their queue."""
+    return (
+        select(jobs.c.queue, jobs.c.tenant, writer(), count, number(0), number(0))
+        .select_from(marked)
+        .where(jobs.c.stamp == STAMP)
+        .group_by(jobs.c.queue, jobs.c.tenant)
+    )
 
 
 async def settle(

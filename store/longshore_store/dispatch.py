@@ -11,18 +11,10 @@ from sqlalchemy import Integer, Select, Text, and_, bindparam, func, select, uni
 
 from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number, state_in
-from longshore_store.model import (
-    ActiveAttempt,
-    Head,
-    Lane,
-    PoolRecord,
-    QueueRecord,
-    TaskRecord,
-    WorkerRecord,
-)
-from longshore_store.orders import CancelOrder, WorkerOrder
+from longshore_store.model import ActiveAttempt, Head, Lane
+from longshore_store.orders import CancelOrder
 from longshore_store.states import RUNNABLE, JobState
-from longshore_store.tables import job_specs, jobs, pools, queue_counts, queues, tasks, workers
+from longshore_store.tables import job_specs, jobs, queue_counts, queues
 
 _LANES_A_QUERY = 50
 # Devices are few and their jobs long: reading more of them each cycle would serve nobody.
@@ -82,27 +74,6 @@ class DispatchReads:
         """The earliest of what promote_jobs and expire_jobs wait for."""
         ((due, expire),) = await self._rows(connection, _next_due)
         return min((t for t in (due, expire) if t is not None), default=None)
-
-    async def queues(self, connection: Connection) -> list[QueueRecord]:
-        """Every queue with its counters summed."""
-        return [_queue(row) for row in await self._rows(connection, _queues)]
-
-    async def tasks(self, connection: Connection) -> list[TaskRecord]:
-        """The catalogue."""
-        return [TaskRecord(*row) for row in await self._rows(connection, _tasks)]
-
-    async def pools(self, connection: Connection) -> list[PoolRecord]:
-        """The pools."""
-        rows = await self._rows(connection, _pools)
-        return [PoolRecord._make((*row[:-1], bool(row[-1]))) for row in rows]
-
-    async def workers(self, connection: Connection) -> list[WorkerRecord]:
-        """The workers."""
-        return [WorkerRecord(*row) for row in await self._rows(connection, _workers)]
-
-    async def worker_orders(self, connection: Connection) -> list[WorkerOrder]:
-        """Workers of which something was ordered."""
-        return [WorkerOrder(*row) for row in await self._rows(connection, _orders)]
 
 
 def _lanes() -> Select[Any]:
@@ -166,47 +137,9 @@ def _next_due() -> Select[Any]:
     return select(due.scalar_subquery().label("due"), expire.scalar_subquery().label("expire"))
 
 
-def _queues() -> Select[Any]:
-    q, n = queues.c, queue_counts.c
-    sums = [func.coalesce(func.sum(column), 0) for column in (n.waiting, n.active, n.drained)]
-    return (
-        select(q.name, q.paused, q.pause_reason, q.paused_us, q.maximum_waiting,
-               q.attempt_timeout_us, q.overflow_to, *sums)
-        .select_from(queues.outerjoin(queue_counts, n.queue == q.name))
-        .group_by(q.name)
-        .order_by(q.name)
-    )  # fmt: skip
-
-
-def _tasks() -> Select[Any]:
-    return select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
-
-
-def _pools() -> Select[Any]:
-    return select(*pools.c).order_by(pools.c.name)
-
-
-def _workers() -> Select[Any]:
-    return select(*(workers.c[name] for name in WorkerRecord._fields)).order_by(workers.c.id)
-
-
-def _orders() -> Select[Any]:
-    c = workers.c
-    return (
-        select(c.id, c.ordered, c.drain_until_us, c.drain_finished, c.drain_released)
-        .where(c.ordered != number(0))
-        .order_by(c.id)
-    )
-
-
 def _active(row: Row) -> ActiveAttempt:
     job_id, fence, num, state, tenant, task, queue, worker, *counts, spec = row
     spec = base64.b64decode(spec)
     return ActiveAttempt._make(
         (job_id, fence, num, JobState(state), tenant, task, queue, worker or "", *counts, spec)
     )
-
-
-def _queue(row: Row) -> QueueRecord:
-    name, paused, *facts, waiting, active, drained = row
-    return QueueRecord._make((name, bool(paused), *facts, int(waiting), int(active), int(drained)))

@@ -204,7 +204,8 @@ class Setback(NamedTuple):
     """An attempt ended without a result; which store method takes it says what follows.
 
     started_us is None where task code never began. due_us is the time of the next attempt,
-    for retry_attempts. needs_json replaces the job's needs (after OUT_OF_MEMORY).
+    for retry_attempts. needs_json replaces the job's needs (after OUT_OF_MEMORY). queue is where
+    demote_attempts moves the job.
     """
 
     job_id: str
@@ -215,6 +216,7 @@ class Setback(NamedTuple):
     started_us: int | None = None
     due_us: int | None = None
     needs_json: str | None = None
+    queue: str | None = None
 
 
 class Attempted(NamedTuple):
@@ -385,62 +387,3 @@ class JobQuery:
     descending: bool = True
     after_id: str | None = None
     limit: int = 50
-
-
-class QueueRecord(NamedTuple):
-    """A queue: what was declared of it, and its counters. `drained` only grows: leases ever."""
-
-    name: str
-    paused: bool
-    pause_reason: str
-    paused_us: int | None
-    maximum_waiting: int
-    attempt_timeout_us: int | None
-    overflow_to: str
-    waiting: int
-    active: int
-    drained: int
-
-
-class QueueDeclaration(NamedTuple):
-    """What settings say of a queue; maximum_waiting 0 is no bound."""
-
-    name: str
-    maximum_waiting: int
-    attempt_timeout_us: int | None
-    overflow_to: str
-
-
-class TaskRecord(NamedTuple):
-    """A registered task; document_json is `Task.describe()`."""
-
-    name: str
-    document_json: str
-
-
-class PoolRecord(NamedTuple):
-    """A pool; shape_json is what one worker offers, in the form of `needs_json`."""
-
-    name: str
-    shape_json: str
-    minimum_workers: int
-    maximum_workers: int
-    ready_workers: int
-    starting_workers: int
-    active_attempts: int
-    simulated: bool
-
-
-class WorkerRecord(NamedTuple):
-    """A worker; state is a longshore.v1.WorkerState, devices_json a list of Device."""
-
-    id: str
-    pool: str
-    state: int
-    node: str
-    pid: int
-    shape_json: str
-    devices_json: str
-    active_attempts: int
-    started_us: int
-    heartbeat_us: int

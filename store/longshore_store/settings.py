@@ -30,8 +30,9 @@ class _Section(BaseModel):
 class QueueSettings(_Section):
     """One queue. Depth is bounded by default: memory and patience are.
 
-    maximum_waiting: jobs; 0 is no bound. attempt_timeout: seconds, for jobs that set none.
-    overflow_to: the queue that takes jobs which outlive attempt_timeout here.
+    maximum_waiting: jobs; 0 is no bound. attempt_timeout: seconds, for jobs that set none; with
+    overflow_to also the most for those that do.
+    overflow_to: the queue that takes jobs which outlive attempt_timeout here; it has a longer one.
     """
 
     maximum_waiting: int = Field(1_000_000, ge=0, le=10**12)
@@ -139,19 +140,27 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _overflow_ends(self) -> Settings:
-        for start in self.queues:
-            _follow_overflow(self.queues, start)
+        for name, queue in self.queues.items():
+            if queue.overflow_to:
+                _check_overflow(self.queues, name, queue)
         return self
 
 
-def _follow_overflow(queues: dict[str, QueueSettings], start: str) -> None:
-    path = [start]
-    while target := queues[path[-1]].overflow_to:
-        if target not in queues:
-            raise ValueError(f"queues.{path[-1]}.overflow_to names no queue: {target!r}")
-        if target in path:
-            raise ValueError(f"overflow_to forms a cycle: {' -> '.join([*path, target])}")
-        path.append(target)
+def _check_overflow(queues: dict[str, QueueSettings], name: str, queue: QueueSettings) -> None:
+    # Limits that rise from queue to queue leave no way back: a job cannot go round for ever.
+    target, limit = queue.overflow_to, queue.attempt_timeout
+    if target not in queues:
+        raise ValueError(f"queues.{name}.overflow_to names no queue: {target!r}")
+    if limit is None:
+        raise ValueError(
+            f"queues.{name} has overflow_to {target!r} and no attempt_timeout: set the seconds"
+            " after which a job is moved"
+        )
+    if (queues[target].attempt_timeout or 0) <= limit:
+        raise ValueError(
+            f"queues.{target} takes the jobs that outlive the attempt_timeout {limit:g} of"
+            f" queues.{name}: set its own attempt_timeout, above {limit:g}"
+        )
 
 
 def load_settings(path: Path | None) -> Settings:

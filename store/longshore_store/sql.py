@@ -13,18 +13,19 @@ from longshore_store import model as m
 from longshore_store.attempts import AttemptWrites
 from longshore_store.committer import Committer, Transaction, Write, unavailable
 from longshore_store.dead_letters import DeadLetterReads, DeadLetterWrites
+from longshore_store.declarations import Declarations, declaration_handlers
 from longshore_store.dialects import Work, make_dialect
 from longshore_store.dispatch import DispatchReads
 from longshore_store.leadership import LeadershipWrites
 from longshore_store.lifecycle import CancelWrites, ClockWrites, RerunWrites
 from longshore_store.opening import open_database
-from longshore_store.orders import CancelOrder, DrainUpdate, WorkerOrder
+from longshore_store.orders import CancelOrder
 from longshore_store.reads import JobReads
 from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
 from longshore_store.redrives import RedriveReads, RedriveWrites
 from longshore_store.store import Listener, Stale
 from longshore_store.submit import SubmitWrites
-from longshore_store.topology import TopologyWrites
+from longshore_store.topology import TopologyReads
 from longshore_store.upkeep import Upkeep, upkeep_handlers
 
 Handler = Callable[[Transaction, list[Write]], Any]
@@ -34,7 +35,7 @@ CLOCK_KEPT = 10.0
 """Seconds after which a process that writes asks a shared database for the time again."""
 
 
-class SqlStore(Upkeep):
+class SqlStore(Declarations, Upkeep):
     """The durable state, in one database.
 
     Args:
@@ -60,6 +61,7 @@ class SqlStore(Upkeep):
         self._letters = DeadLetterReads(self._dialect, self._jobs)
         self._redrives = RedriveReads(self._dialect)
         self._dispatch = DispatchReads(self._dialect)
+        self._topology = TopologyReads(self._dialect)
         self._committer: Committer | None = None
         self._closed = False
 
@@ -67,8 +69,7 @@ class SqlStore(Upkeep):
         """In the order in which a transaction applies them: reports before outcomes, so that
         the terminal event of a job is its last."""
         d = self._dialect
-        attempts, topology = AttemptWrites(d), TopologyWrites(d)
-        letters, redrives = DeadLetterWrites(d), RedriveWrites(d)
+        attempts, letters, redrives = AttemptWrites(d), DeadLetterWrites(d), RedriveWrites(d)
         cancel, clock, rerun, submit = (
             CancelWrites(d),
             ClockWrites(d),
@@ -97,17 +98,11 @@ class SqlStore(Upkeep):
             "retry_attempts": attempts.end_attempts,
             "dead_letter_attempts": attempts.end_attempts,
             "release_attempts": attempts.end_attempts,
+            "demote_attempts": attempts.end_attempts,
             "expire_attempts": attempts.end_attempts,
             "confirm_cancels": attempts.confirm_cancels,
             "purge_dead_letters": letters.purge_dead_letters,
-            "declare_queues": topology.declare_queues,
-            "steer_queue": topology.steer_queue,
-            "publish_tasks": topology.publish_tasks,
-            "publish_pools": topology.publish_pools,
-            "record_workers": topology.record_workers,
-            "order_workers": topology.order_workers,
-            "record_drains": topology.record_drains,
-            "remove_workers": topology.remove_workers,
+            **declaration_handlers(d),
             **upkeep_handlers(d),
         }
 
@@ -291,6 +286,10 @@ class SqlStore(Upkeep):
         """See Store."""
         return await self._settle("release_attempts", term, setbacks)
 
+    async def demote_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
+        """See Store."""
+        return await self._settle("demote_attempts", term, setbacks)
+
     async def expire_attempts(self, term: int, setbacks: Sequence[m.Setback]) -> Stale:
         """See Store."""
         return await self._settle("expire_attempts", term, setbacks)
@@ -313,49 +312,6 @@ class SqlStore(Upkeep):
         """See Store."""
         bulk = sum(len(u.value_json) for u in updates)
         await self._settle("save_checkpoints", term, updates, bulk)
-
-    async def declare_queues(
-        self, queues: Sequence[m.QueueDeclaration], term: int | None = None
-    ) -> None:
-        """See Store."""
-        await self._write("declare_queues", queues, term)
-
-    async def pause_queue(self, name: str, reason: str) -> bool:
-        """See Store."""
-        answer: bool = await self._write("steer_queue", name=name, paused=True, reason=reason)
-        return answer
-
-    async def resume_queue(self, name: str) -> bool:
-        """See Store."""
-        answer: bool = await self._write("steer_queue", name=name, paused=False, reason="")
-        return answer
-
-    async def publish_tasks(self, tasks: Sequence[m.TaskRecord], term: int | None = None) -> None:
-        """See Store."""
-        await self._write("publish_tasks", tasks, term)
-
-    async def publish_pools(self, pools: Sequence[m.PoolRecord], term: int | None = None) -> None:
-        """See Store."""
-        await self._write("publish_pools", pools, term)
-
-    async def record_workers(self, term: int, workers: Sequence[m.WorkerRecord]) -> None:
-        """See Store."""
-        await self._write("record_workers", workers, term)
-
-    async def remove_workers(self, term: int, worker_ids: Sequence[str]) -> None:
-        """See Store."""
-        await self._write("remove_workers", worker_ids, term)
-
-    async def order_workers(
-        self, worker_ids: Sequence[str], state: int, drain_until_us: int | None = None
-    ) -> None:
-        """See Store."""
-        order = {"state": state, "drain_until_us": drain_until_us}
-        await self._write("order_workers", worker_ids, **order)
-
-    async def record_drains(self, term: int, drains: Sequence[DrainUpdate]) -> None:
-        """See Store."""
-        await self._write("record_drains", drains, term)
 
     # -- reading
 
@@ -424,23 +380,3 @@ class SqlStore(Upkeep):
     async def next_due_us(self) -> int | None:
         """See Store."""
         return await self._read(self._dispatch.next_due_us)
-
-    async def list_queues(self) -> list[m.QueueRecord]:
-        """See Store."""
-        return await self._read(self._dispatch.queues)
-
-    async def list_tasks(self) -> list[m.TaskRecord]:
-        """See Store."""
-        return await self._read(self._dispatch.tasks)
-
-    async def list_pools(self) -> list[m.PoolRecord]:
-        """See Store."""
-        return await self._read(self._dispatch.pools)
-
-    async def list_workers(self) -> list[m.WorkerRecord]:
-        """See Store."""
-        return await self._read(self._dispatch.workers)
-
-    async def worker_orders(self) -> list[WorkerOrder]:
-        """See Store."""
-        return await self._read(self._dispatch.worker_orders)

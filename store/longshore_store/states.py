@@ -21,16 +21,16 @@ class JobState(enum.IntEnum):
     """Waits for parents. No release puts a job there yet."""
 
     QUEUED = 3
-    """Ready. Put there by submit, promote_jobs, release_attempts, retry_jobs and
-    advance_redrive; lease_jobs, cancel_jobs and expire_jobs take it out."""
+    """Ready. Put there by submit, promote_jobs, release_attempts, demote_attempts, retry_jobs
+    and advance_redrive; lease_jobs, cancel_jobs and expire_jobs take it out."""
 
     LEASED = 4
     """Given to a worker; task code has not begun. Put there by lease_jobs; start_attempts, the
-    outcome of the attempt, release_attempts and cancel_jobs take it out."""
+    outcome of the attempt, release_attempts, demote_attempts and cancel_jobs take it out."""
 
     RUNNING = 5
     """Task code runs. Put there by start_attempts; the outcome of the attempt,
-    release_attempts and cancel_jobs take it out."""
+    release_attempts, demote_attempts and cancel_jobs take it out."""
 
     RETRYING = 6
     """An attempt failed and the next one waits for its backoff. Put there by retry_attempts;
@@ -95,6 +95,7 @@ DEAD_LETTER = Transition(
     "dead_letter_attempts", RUNNABLE, JobState.DEAD_LETTERED, "ATTEMPTS_EXHAUSTED"
 )
 RELEASE = Transition("release_attempts", RUNNABLE, JobState.QUEUED, "RELEASED")
+DEMOTE = Transition("demote_attempts", RUNNABLE, JobState.QUEUED, "DEMOTED")
 EXPIRE_ATTEMPT = Transition("expire_attempts", RUNNABLE, JobState.EXPIRED, "TOTAL_TIMEOUT")
 CANCEL_WAITING = Transition("cancel_jobs", WAITING, JobState.CANCELLED, "CANCELLED")
 CANCEL_ACTIVE = Transition("cancel_jobs", RUNNABLE, JobState.CANCELLING, "CANCEL_REQUESTED")
@@ -116,6 +117,7 @@ TRANSITIONS = (
     RETRY,
     DEAD_LETTER,
     RELEASE,
+    DEMOTE,
     EXPIRE_ATTEMPT,
     CANCEL_WAITING,
     CANCEL_ACTIVE,

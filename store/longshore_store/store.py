@@ -26,18 +26,20 @@ from longshore_store.model import (
     Leased,
     LogUpdate,
     NewJob,
-    PoolRecord,
     ProgressUpdate,
-    QueueDeclaration,
-    QueueRecord,
     Setback,
     Start,
-    TaskRecord,
-    WorkerRecord,
 )
 from longshore_store.orders import CancelOrder, DrainUpdate, WorkerOrder
 from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
+from longshore_store.topology_records import (
+    PoolRecord,
+    QueueDeclaration,
+    QueueRecord,
+    TaskRecord,
+    WorkerRecord,
+)
 
 Stale = list[str]
 """Ids of jobs that a transition did not apply to, because state or fence had moved on."""
@@ -177,6 +179,9 @@ class Store(Protocol):
 
     async def release_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
         """Back to QUEUED with a refund. WORKER_LOST and DEVICE_FAULT count an interruption."""
+
+    async def demote_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
+        """To QUEUED in the `queue` of the setback, with a refund."""
 
     async def expire_attempts(self, term: int, setbacks: Sequence[Setback]) -> Stale:
         """To EXPIRED."""

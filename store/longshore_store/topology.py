@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, delete, select, update
+from sqlalchemy import Select, Table, delete, func, select, update
 
 from longshore_store.committer import Transaction, Write
-from longshore_store.dialects import Dialect, upsert_row
-from longshore_store.orders import DRAINING
+from longshore_store.dialects import Connection, Dialect, Row, upsert_row
+from longshore_store.edges import number
+from longshore_store.orders import DRAINING, WorkerOrder
 from longshore_store.tables import pools, queue_counts, queues, tasks, workers
+from longshore_store.topology_records import PoolRecord, QueueRecord, TaskRecord, WorkerRecord
+
+
+class TopologyReads:
+    """Queries about few rows."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    async def _rows(self, connection: Connection, make: Callable[[], Select[Any]]) -> Sequence[Row]:
+        query = self._dialect.fixed(make, make)
+        return await self._dialect.rows(connection, query, {})
+
+    async def queues(self, connection: Connection) -> list[QueueRecord]:
+        """Every queue with its counters summed."""
+        return [_queue(row) for row in await self._rows(connection, _queues)]
+
+    async def tasks(self, connection: Connection) -> list[TaskRecord]:
+        """The catalogue."""
+        return [TaskRecord(*row) for row in await self._rows(connection, _tasks)]
+
+    async def pools(self, connection: Connection) -> list[PoolRecord]:
+        """The pools."""
+        rows = await self._rows(connection, _pools)
+        return [PoolRecord._make((*row[:-1], bool(row[-1]))) for row in rows]
+
+    async def workers(self, connection: Connection) -> list[WorkerRecord]:
+        """The workers."""
+        return [WorkerRecord(*row) for row in await self._rows(connection, _workers)]
+
+    async def worker_orders(self, connection: Connection) -> list[WorkerOrder]:
+        """Workers of which something was ordered."""
+        return [WorkerOrder(*row) for row in await self._rows(connection, _orders)]
 
 
 class TopologyWrites:
@@ -112,3 +146,41 @@ class TopologyWrites:
             ("topology.put", table.name, names), lambda: upsert_row(dialect, table, names, [key])
         )
         await tx.connection.execute(put, {f"p_{name}": value for name, value in values.items()})
+
+
+def _queues() -> Select[Any]:
+    q, n = queues.c, queue_counts.c
+    sums = [func.coalesce(func.sum(column), 0) for column in (n.waiting, n.active, n.drained)]
+    return (
+        select(q.name, q.paused, q.pause_reason, q.paused_us, q.maximum_waiting,
+               q.attempt_timeout_us, q.overflow_to, *sums)
+        .select_from(queues.outerjoin(queue_counts, n.queue == q.name))
+        .group_by(q.name)
+        .order_by(q.name)
+    )  # fmt: skip
+
+
+def _tasks() -> Select[Any]:
+    return select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
+
+
+def _pools() -> Select[Any]:
+    return select(*pools.c).order_by(pools.c.name)
+
+
+def _workers() -> Select[Any]:
+    return select(*(workers.c[name] for name in WorkerRecord._fields)).order_by(workers.c.id)
+
+
+def _orders() -> Select[Any]:
+    c = workers.c
+    return (
+        select(c.id, c.ordered, c.drain_until_us, c.drain_finished, c.drain_released)
+        .where(c.ordered != number(0))
+        .order_by(c.id)
+    )
+
+
+def _queue(row: Row) -> QueueRecord:
+    name, paused, *facts, waiting, active, drained = row
+    return QueueRecord._make((name, bool(paused), *facts, int(waiting), int(active), int(drained)))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from longshore_store.committer import Transaction, Write
 from longshore_store.compaction import CompactionWrites
-from longshore_store.dialects import Dialect, Work
+from longshore_store.dialects import Dialect
+from longshore_store.part import Part
 from longshore_store.retention import RetentionReads, RetentionWrites
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 from longshore_store.store import Stale
-
-T = TypeVar("T")
 
 
 def upkeep_handlers(dialect: Dialect) -> dict[str, Callable[[Transaction, list[Write]], Any]]:
@@ -28,24 +26,8 @@ def upkeep_handlers(dialect: Dialect) -> dict[str, Callable[[Transaction, list[W
     }
 
 
-class Upkeep(ABC):
-    """Methods of Store, over the clock, the reads and the writes of SqlStore."""
-
-    _dialect: Dialect
-
-    @abstractmethod
-    def now_us(self) -> int:
-        """See Store."""
-
-    @abstractmethod
-    async def _read(self, work: Work[T]) -> T:
-        """Runs `work`, with the deadline and the errors of every read."""
-
-    @abstractmethod
-    async def _write(
-        self, kind: str, rows: Sequence[Any] = (), term: int | None = None, **options: Any
-    ) -> Any:
-        """Commits rows by the handler of that name, and returns its answer."""
+class Upkeep(Part):
+    """Methods of Store about what is too old."""
 
     async def prunable_jobs(self, ages: Ages, after_id: str, limit: int) -> Prunable:
         """See Store."""

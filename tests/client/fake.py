@@ -40,6 +40,7 @@ from longshore.v1 import (
 Event = watch_pb2.WatchProgressResponse
 HealthServicer = health_aio.HealthServicer
 DURABLE = ("state_change", "log_chunk")
+DEADLINE = 60.0
 
 
 class FakeTime:
@@ -189,9 +190,9 @@ class FakeService(
 
     def add(self, job_id: str = "job-1", **spec: Any) -> History:
         spec.setdefault("task", "resize")
-        job = job_pb2.Job(
-            job_id=job_id, state=job_pb2.JOB_STATE_QUEUED, spec=job_pb2.JobSpec(**spec)
-        )
+        asked = job_pb2.JobSpec(**spec)
+        state = job_pb2.JOB_STATE_QUEUED
+        job = job_pb2.Job(job_id=job_id, state=state, spec=asked, queue=asked.queue)
         self.histories[job_id] = History(job)
         return self.histories[job_id]
 
@@ -437,9 +438,9 @@ class ServerThread:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(DEADLINE)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(DEADLINE)

@@ -11,10 +11,17 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
-from longshore.sdk import Context, PermanentError, Resources, Retry, TaskError, task
+from longshore.sdk import (
+    Context,
+    JobCancelled,
+    PermanentError,
+    Resources,
+    Retry,
+    TaskError,
+    task,
+)
 
 SECRET = "hunter2hunter2"
-LONG = 60.0
 
 
 class How(BaseModel):
@@ -63,7 +70,7 @@ WAYS: Mapping[str, Callable[[], object]] = MappingProxyType(
         "raise": _raise,
         "reason": _reason,
         "permanent": _permanent,
-        "sleep": lambda: time.sleep(LONG),
+        "timeout": lambda: None,
         "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
         "exit": lambda: os._exit(3),
         "sys.exit": _print_and_exit,
@@ -77,10 +84,12 @@ WAYS: Mapping[str, Callable[[], object]] = MappingProxyType(
 
 @task(resources=Resources(cpu=0.1), retry=Retry(max_attempts=2, initial_backoff=0.05, jitter=0.0))
 def failing(ctx: Context, params: How) -> None:
-    """Fails, each time."""
+    """Fails, each time; at the latest when it is told to end."""
     ctx.progress(0.5)
     WAYS[params.how]()
-    time.sleep(LONG)
+    while True:
+        ctx.check_cancelled()
+        time.sleep(0.02)
 
 
 @task(resources=Resources(cpu=0.1), retry=Retry(max_attempts=2, initial_backoff=0.05, jitter=0.0))
@@ -91,3 +100,16 @@ def interrupted(ctx: Context, params: How) -> int:
         ctx.check_cancelled()
         time.sleep(0.02)
     return ctx.attempt
+
+
+@task(resources=Resources(cpu=0.1), retry=Retry(max_attempts=1))
+def long_winded(ctx: Context, params: How) -> list[object]:
+    """Never ends in its first attempt, and says in the next one what that has saved."""
+    try:
+        while ctx.attempt == 1:
+            ctx.check_cancelled()
+            time.sleep(0.02)
+    except JobCancelled:
+        ctx.checkpoint({"page": 7})
+        raise
+    return [ctx.attempt, ctx.restored]

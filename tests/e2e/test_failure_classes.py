@@ -17,6 +17,7 @@ from longshore.v1.watch_pb2 import StateChange
 from longshore.v1.watch_pb2 import WatchProgressResponse as Event
 from tests.e2e.failure_tasks import SECRET
 from tests.e2e.service import Service
+from tests.e2e.waiting import until_started, worker_of
 
 BOUND = 60.0
 MESSAGE_BYTES, TRACEBACK_BYTES = 2 * 1024 + 2, 8 * 1024
@@ -24,12 +25,16 @@ DEAD, FAILED = job_pb2.JOB_STATE_DEAD_LETTERED, job_pb2.JOB_STATE_FAILED
 CANCELLED, QUEUED = job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_QUEUED
 SETTINGS = """
 tasks = ["failure_tasks"]
+[queues.default]
+[queues.short]
+attempt_timeout = 1.0
+overflow_to = "long"
+[queues.long]
+attempt_timeout = 600.0
 [pools.cpu]
 cpu = 4
 memory = 1073741824
 [scheduler]
-lease = 2
-abandon = 4
 sweep_interval = 0.1
 maximum_crashes = 2
 maximum_ooms = 2
@@ -61,7 +66,7 @@ CLASSES = (
         "attempts",
     ),
     Expected(
-        "sleep", "TIMEOUT", Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT",
+        "timeout", "TIMEOUT", Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT",
         "the attempt ran longer than its limit of 0.5 s", {"attempt_timeout": "0.5s"}, "attempts",
     ),
     Expected(
@@ -159,7 +164,8 @@ def check_traceback(status: Status, expected: Expected) -> None:
 async def test_a_class_is_seen_with_its_consequence(
     client: AsyncClient, expected: Expected
 ) -> None:
-    limits = Timeouts(attempt=0.5 if expected.how == "sleep" else None, cancel_grace=0.5)
+    # A long grace: a runner that is killed, because it was slow to answer, says nothing itself.
+    limits = Timeouts(attempt=0.5 if expected.how == "timeout" else None, cancel_grace=BOUND)
     handle = await client.submit("failing", {"how": expected.how}, timeouts=limits)
     await handle.wait(BOUND)
     job = (await handle.status()).job
@@ -206,9 +212,7 @@ async def test_a_permanent_error_is_final(client: AsyncClient) -> None:
 async def begun(client: AsyncClient) -> JobHandle:
     """A job whose task code runs."""
     handle = await client.submit("interrupted", {"how": ""}, timeouts=Timeouts(cancel_grace=0.5))
-    async for event in handle.watch():
-        if event.HasField("state_change") and event.state_change.reason == "STARTED":
-            break
+    await until_started(handle)
     return handle
 
 
@@ -230,7 +234,7 @@ async def test_a_cancel_is_no_failure_and_says_why(client: AsyncClient) -> None:
 
 async def test_a_drain_costs_nothing(client: AsyncClient) -> None:
     handle = await begun(client)
-    [worker] = await client.workers("cpu")
+    worker = await worker_of(client, handle)
     await client.drain_workers([worker.worker_id], grace=0.2)
     assert await handle.result(BOUND) == 2
     job = (await handle.status()).job
@@ -240,6 +244,26 @@ async def test_a_drain_costs_nothing(client: AsyncClient) -> None:
     [change] = setbacks(await history(handle))
     assert change.failure_class == job_pb2.FAILURE_CLASS_DRAINED
     assert (change.to_state, change.will_retry) == (QUEUED, True)
+
+
+async def test_what_takes_too_long_goes_on_in_another_queue(client: AsyncClient) -> None:
+    limits = Timeouts(attempt=None, cancel_grace=BOUND)
+    handle = await client.submit("long_winded", {"how": ""}, queue="short", timeouts=limits)
+    assert await handle.result(BOUND) == [2, {"page": 7}]
+    job = (await handle.status()).job
+    assert (job.spec.queue, job.queue) == ("short", "long")
+    assert not job.spec.timeouts.HasField("attempt"), "its queue decides, wherever it is"
+    assert [a.failure_class for a in job.attempts] == [job_pb2.FAILURE_CLASS_DEMOTED, 0]
+    assert not job.HasField("failure_counts"), "refunded"
+    [change] = setbacks(await history(handle))
+    message = "the attempt ran longer than its limit of 1 s; the job goes on in queue long"
+    facts = {"attempt_timeout": "1s", "queue": "long"}
+    check_error(
+        change.error,
+        Expected("", "DEMOTED", Code.DEADLINE_EXCEEDED, "DEMOTED", message, facts, ""),
+    )
+    assert (change.to_state, change.will_retry) == (QUEUED, True)
+    assert [job.job_id async for job in client.list('queue = "long"')] == [job.job_id]
 
 
 async def test_what_a_task_prints_is_scrubbed(client: AsyncClient) -> None:

@@ -14,6 +14,7 @@ from longshore_scheduler.policy import (
     Consequence,
     Counters,
     DeadLetter,
+    Demote,
     Expire,
     Fail,
     Limits,
@@ -45,6 +46,7 @@ def decide(
         "total_deadline_us": None,
         "needs": NEEDS,
         "ceiling": CEILING,
+        "overflow": "",
         "random": lambda: 0.0,
         **changes,
     }
@@ -82,6 +84,14 @@ def test_a_passed_deadline_ends_it() -> None:
         assert decide(kind, Counters(attempts=9), total_deadline_us=NOW) == Expire()
     assert decide(FailureClass.PERMANENT, total_deadline_us=NOW) == Fail()
     assert isinstance(decide(FailureClass.TASK_ERROR, total_deadline_us=NOW + 1), Retry)
+
+
+def test_what_outlives_its_attempt_timeout_overflows() -> None:
+    assert decide(FailureClass.TIMEOUT, Counters(9, 9, 9, 99), overflow="slow") == Demote("slow")
+    assert decide(FailureClass.TIMEOUT, overflow="slow", total_deadline_us=NOW) == Expire()
+    assert decide(FailureClass.TIMEOUT, overflow="slow", reason="BAD_INPUT") == Fail()
+    for kind in set(FailureClass) - {FailureClass.TIMEOUT}:
+        assert decide(kind, overflow="slow") == decide(kind)
 
 
 def test_out_of_memory_asks_for_half_as_much_again() -> None:
@@ -142,6 +152,6 @@ def test_every_class_of_failure_ends_a_job_at_last(policy: RetryPolicy, kind: Fa
     failure = Failure(kind, 10, "BROKEN", "")
     decided = consequence(
         failure, counters, policy, Limits(), now_us=NOW, total_deadline_us=None,
-        needs=NEEDS, ceiling=CEILING, random=lambda: 0.5,
+        needs=NEEDS, ceiling=CEILING, overflow="", random=lambda: 0.5,
     )  # fmt: skip
     assert isinstance(decided, Fail | DeadLetter)

@@ -19,6 +19,7 @@ ENDINGS = {
     "retry_attempts": S.RETRYING,
     "dead_letter_attempts": S.DEAD_LETTERED,
     "release_attempts": S.QUEUED,
+    "demote_attempts": S.QUEUED,
     "expire_attempts": S.EXPIRED,
 }
 RECALLS = {FailureClass.DRAINED, FailureClass.PREEMPTED}
@@ -37,6 +38,7 @@ class ModelJob:
     expire: int | None
     total_timeout: int | None
     total_deadline: int | None
+    queue: str = "fast"
     fence: int = 0
     number: int = 0
     run: int = 1
@@ -112,7 +114,7 @@ class Model:
 
     def end(
         self, method: str, rows: Sequence[tuple[str, int]], failure: FailureClass, *,
-        started: bool, due: int,
+        started: bool, due: int, queue: str,
     ) -> list[str]:  # fmt: skip
         def edge(job: ModelJob) -> None:
             leased = job.state == S.LEASED
@@ -125,6 +127,7 @@ class Model:
             if target == S.SUCCEEDED:
                 return
             job.due = due if target == S.RETRYING else job.due
+            job.queue = queue if method == "demote_attempts" else job.queue
             if counter := COUNTER_OF.get(failure):
                 job.counts[counter] += 1
             if leased and not started and failure in RECALLS:
@@ -204,14 +207,17 @@ class Model:
 
     # -- what readers must see
 
-    def waiting(self, tenant: str) -> int:
-        return sum(j.state in WAITING and j.tenant == tenant for j in self.jobs.values())
+    def waiting(self, queue: str) -> Counter[str]:
+        """How many jobs of each tenant."""
+        found = (j for j in self.jobs.values() if j.state in WAITING and j.queue == queue)
+        return Counter(j.tenant for j in found)
 
     def active(self) -> list[ModelJob]:
         return [j for j in self.jobs.values() if j.state in HELD | {S.CANCELLING}]
 
-    def heads(self, tenant: str) -> list[tuple[str, int]]:
-        found = [j for j in self.jobs.values() if j.state == S.QUEUED and j.tenant == tenant]
+    def heads(self, queue: str, tenant: str) -> list[tuple[str, int]]:
+        ready = (j for j in self.jobs.values() if j.state == S.QUEUED)
+        found = [j for j in ready if (j.queue, j.tenant) == (queue, tenant)]
         return [(j.id, j.fence) for j in sorted(found, key=lambda j: (-j.priority, j.ready, j.id))]
 
     def next_due(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,17 +28,18 @@ from longshore_store.model import (
     Lease,
     LogUpdate,
     ProgressUpdate,
-    QueueDeclaration,
     Start,
 )
 from longshore_store.redrive_records import DeadLetters, RedriveRecord, RedriveState
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import SECOND, Attempt, FakeClock, completion, new_id, new_job, setback
 from tests.store.model import ENDED, ENDINGS, Model
 from tests.store.places import Files, Place, Postgres
 
 T = TypeVar("T")
+QUEUES = ("fast", "slow")
 TENANTS = ("a", "b")
 PICKS = st.lists(
     st.tuples(st.integers(0, 30), st.sampled_from([0, 0, 0, 0, -1, 1])), min_size=1, max_size=5
@@ -60,7 +62,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model(self.clock())
         self.database = self.run(self.place())
         self.store: SqlStore = self.run(self.database.open(self.clock))
-        self.run(self.store.declare_queues([QueueDeclaration("fast", 0, None, "")]))
+        declared = [QueueDeclaration(queue, 0, None, "") for queue in QUEUES]
+        self.run(self.store.declare_queues(declared))
         self.term: int = self.run(self.store.lead("machine", 10**15)) or 0
         self.paused = False
 
@@ -124,20 +127,24 @@ class StoreMachine(RuleBasedStateMachine):
 
     @some_jobs
     @rule(
-        picks=PICKS, method=st.sampled_from(sorted(ENDINGS)), failure=CLASSES, started=st.booleans()
-    )
+        picks=PICKS, method=st.sampled_from(sorted(ENDINGS)), failure=CLASSES,
+        started=st.booleans(), queue=st.sampled_from(QUEUES),
+    )  # fmt: skip
     def end(
-        self, picks: list[tuple[int, int]], method: str, failure: FailureClass, started: bool
-    ) -> None:
+        self, picks: list[tuple[int, int]], method: str, failure: FailureClass, started: bool,
+        queue: str,
+    ) -> None:  # fmt: skip
         rows = self.picked(picks)
         due = self.clock() + 10 * SECOND
         if method == "complete_attempts":
             started, reports = True, [completion(Attempt(*row), self.clock()) for row in rows]
         else:
             time = self.clock() if started else None
-            reports = [setback(Attempt(*row), failure, started_us=time, due_us=due) for row in rows]  # type: ignore[misc]  # two kinds of report
+            values = {"started_us": time, "due_us": due, "queue": queue}
+            reports = [setback(Attempt(*row), failure, **values) for row in rows]  # type: ignore[misc]  # two kinds of report
         stale = self.run(getattr(self.store, method)(self.term, reports))
-        assert stale == self.model.end(method, rows, failure, started=started, due=due)
+        told = self.model.end(method, rows, failure, started=started, due=due, queue=queue)
+        assert stale == told
 
     @some_jobs
     @rule(picks=PICKS)
@@ -238,26 +245,32 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def schedulers_see_what_waits(self) -> None:
-        lanes = [Lane("fast", t, n) for t in TENANTS if (n := self.model.waiting(t))]
-        assert self.run(self.store.waiting_lanes()) == ([] if self.paused else lanes)
+        lanes = [Lane(q, t, n) for q in QUEUES for t, n in sorted(self.model.waiting(q).items())]
+        found = self.run(self.store.waiting_lanes())
+        assert found == [lane for lane in lanes if lane.queue == "slow" or not self.paused]
         heads = self.run(self.store.queue_heads([(lane, 3) for lane in lanes]))
-        expected = [head for lane in lanes for head in self.model.heads(lane.tenant)[:3]]
+        expected = [
+            head for lane in lanes for head in self.model.heads(lane.queue, lane.tenant)[:3]
+        ]
         assert [(h.id, h.fence) for h in heads] == expected
         assert self.run(self.store.next_due_us()) == self.model.next_due()
 
     @invariant()
     def schedulers_see_what_is_held(self) -> None:
-        active = self.run(self.store.active_attempts())
-        assert {(a.id, a.fence, a.number, a.state) for a in active} == {
-            (j.id, j.fence, j.number, j.state) for j in self.model.active()
+        held = self.run(self.store.active_attempts())
+        assert {(a.id, a.fence, a.number, a.state, a.queue) for a in held} == {
+            (j.id, j.fence, j.number, j.state, j.queue) for j in self.model.active()
         }
         orders = self.run(self.store.cancel_orders())
         assert {(o.job_id, o.fence, o.force) for o in orders} == {
             (j.id, j.fence, j.force) for j in self.model.active() if j.state == JobState.CANCELLING
         }
-        [queue] = self.run(self.store.list_queues())
-        assert queue.waiting == sum(self.model.waiting(t) for t in TENANTS)
-        assert (queue.active, queue.drained) == (len(self.model.active()), self.model.drained)
+        queues = self.run(self.store.list_queues())
+        active = Counter(j.queue for j in self.model.active())
+        assert [(q.name, q.waiting, q.active) for q in queues] == [
+            (name, self.model.waiting(name).total(), active[name]) for name in QUEUES
+        ]
+        assert sum(q.drained for q in queues) == self.model.drained
 
     @invariant()
     def events_tell_the_story(self) -> None:

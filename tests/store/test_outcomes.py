@@ -10,6 +10,7 @@ from longshore_store.failure import FailureRecord
 from longshore_store.model import EventRecord, Lease, Start
 from longshore_store.states import (
     DEAD_LETTER,
+    DEMOTE,
     EXPIRE_ATTEMPT,
     FAIL,
     RELEASE,
@@ -20,6 +21,7 @@ from longshore_store.states import (
     Transition,
 )
 from longshore_store.store import Stale
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import (
     HOUR,
     REACHABLE,
@@ -33,7 +35,7 @@ from tests.store.factory import (
     setback,
 )
 
-ENDINGS = (FAIL, RETRY, DEAD_LETTER, RELEASE, EXPIRE_ATTEMPT)
+ENDINGS = (FAIL, RETRY, DEAD_LETTER, RELEASE, DEMOTE, EXPIRE_ATTEMPT)
 Report = Callable[[Attempt], Awaitable[Stale]]
 
 
@@ -41,7 +43,8 @@ def ending(yard: Yard, edge: Transition) -> Report:
     method = getattr(yard.store, edge.name)
 
     async def report(attempt: Attempt) -> Stale:
-        stale: Stale = await method(yard.term, [setback(attempt, due_us=START_US + HOUR)])
+        told = setback(attempt, due_us=START_US + HOUR, queue="slow")
+        stale: Stale = await method(yard.term, [told])
         return stale
 
     return report
@@ -141,7 +144,7 @@ async def test_the_start_comes_with_the_outcome(yard: Yard, edge: Transition) ->
     attempt = await yard.leased()
     now = yard.clock.advance(SECOND)
     method = getattr(yard.store, edge.name)
-    await method(yard.term, [setback(attempt, started_us=START_US + 5, due_us=now)])
+    await method(yard.term, [setback(attempt, started_us=START_US + 5, due_us=now, queue="slow")])
     started, ended = await events_after(yard, attempt.job_id, 2)
     assert (started.sequence, started.from_state, started.to_state) == (3, 4, 5)
     assert (started.time_us, started.reason, started.number) == (START_US + 5, "STARTED", 1)
@@ -226,6 +229,33 @@ async def test_each_class_has_its_counter(yard: Yard) -> None:
         assert found == tuple(2 * n for n in counts), failure_class.name
         [active] = [a for a in await yard.store.active_attempts() if a.id == leased.id]
         assert (active.attempts, active.crashes, active.ooms, active.interruptions) == found
+
+
+async def depths(yard: Yard) -> dict[str, tuple[int, int]]:
+    return {q.name: (q.waiting, q.active) for q in await yard.store.list_queues()}
+
+
+async def test_a_move_takes_the_job_and_its_count_along(yard: Yard) -> None:
+    queues = [QueueDeclaration(name, 0, None, "") for name in ("fast", "slow")]
+    await yard.store.declare_queues(queues)
+    started, leased, stays = await yard.running(), await yard.leased(), await yard.running()
+    gone = setback(Attempt(stays.job_id, 9), FailureClass.DEMOTED, queue="slow")
+    moves = [setback(a, FailureClass.DEMOTED, queue="slow") for a in (started, leased)]
+    assert await yard.store.demote_attempts(yard.term, [*moves, gone]) == [stays.job_id]
+    assert await depths(yard) == {"fast": (0, 1), "slow": (2, 0)}
+    for attempt in (started, leased):
+        record = await yard.read(attempt.job_id)
+        assert (record.queue, record.state) == ("slow", JobState.QUEUED)
+        assert [a.failure_class for a in record.attempts] == [FailureClass.DEMOTED]
+        assert record.counted == (0, 0, 0, 0)
+    [lane] = await yard.store.waiting_lanes()
+    heads = await yard.store.queue_heads([(lane, 9)])
+    assert (lane.queue, {head.id for head in heads}) == ("slow", {started.job_id, leased.job_id})
+    granted = await yard.grant(started.job_id)
+    assert granted.queue == "slow"
+    back = setback(Attempt(granted.id, granted.fence), FailureClass.DEMOTED, queue="fast")
+    assert await yard.store.demote_attempts(yard.term, [back]) == []
+    assert await depths(yard) == {"fast": (1, 1), "slow": (1, 0)}
 
 
 async def test_needs_may_grow(yard: Yard) -> None:

@@ -25,6 +25,15 @@ from longshore_store.settings import Settings, SettingsError, parse_settings
         ("[retention]\nlogs = nan", "retention.logs: Input should be"),
         ("[queues.q]\nmaximum_waiting = 99999999999999999999", "queues.q.maximum_waiting: "),
         ("[pools.p]\nmemory = 99999999999999999999", "pools.p.memory: Input should be less than"),
+        ("queues.a.overflow_to = 'b'", "queues.a.overflow_to names no queue: 'b'"),
+        (
+            "queues.a = {attempt_timeout = 9, overflow_to = 'b'}\nqueues.b = {}",
+            "queues.b takes the jobs that outlive the attempt_timeout 9 of queues.a: set its own",
+        ),
+        (
+            "queues.b = {attempt_timeout = 9, overflow_to = 'a'}\nqueues.a.attempt_timeout = 5",
+            "queues.a takes the jobs that outlive the attempt_timeout 9 of queues.b: set its own",
+        ),
         ("[pools.p]\ncustom.licence = -1", "pools.p.custom.licence: Input should be greater"),
     ],
 )

@@ -152,7 +152,7 @@ def _redrive_state(redrive: queue_service_pb2.Redrive) -> str:
 JOB: Columns[job_pb2.Job] = (
     ("ID", lambda job: job.job_id),
     ("TASK", lambda job: job.spec.task),
-    ("QUEUE", lambda job: job.spec.queue or NONE),
+    ("QUEUE", lambda job: job.queue or NONE),
     ("STATE", lambda job: state_name(job.state)),
     ("AGE", lambda job: age(job.create_time)),
     ("DETAIL", _detail),
@@ -160,7 +160,7 @@ JOB: Columns[job_pb2.Job] = (
 DEAD_LETTER: Columns[job_pb2.Job] = (
     ("ID", lambda job: job.job_id),
     ("TASK", lambda job: job.spec.task),
-    ("QUEUE", lambda job: job.spec.queue or NONE),
+    ("QUEUE", lambda job: job.queue or NONE),
     ("RUN", lambda job: str(job.run)),
     ("CAUSE", _cause),
     ("ENDED", lambda job: age(job.end_time)),

@@ -151,7 +151,7 @@ def _show_details(output: Output, response: job_service_pb2.StatusResponse) -> N
     facts = {
         "id": job.job_id,
         "task": job.spec.task,
-        "queue": job.spec.queue,
+        "queue": job.queue,
         "state": state_name(job.state),
         "waits": columns.placement(response.placement),
         "progress": columns.progress(job.progress),

@@ -299,7 +299,10 @@ class Timeouts(_message.Message):
 
     @_builtins.property
     def attempt(self) -> _duration_pb2.Duration:
-        """One attempt; then the attempt failed with class TIMEOUT."""
+        """One attempt; then the attempt failed with class TIMEOUT. A queue that moves
+        long jobs on bounds it with its own, and for jobs that set none it stays
+        unset: the limit is that of the queue where the job is.
+        """
 
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
@@ -819,6 +822,7 @@ class Job(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """A UUIDv7, given by the server."""
     state: Global___JobState.ValueType
@@ -831,6 +835,8 @@ class Job(_message.Message):
     """The latest sequence of its durable events: the cursor of watches."""
     run: _builtins.int
     """The number of the run: 1, and one more with each Retry."""
+    queue: _builtins.str
+    """The queue it is in: spec.queue, or the one that it was moved to since."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for, with the defaults of the task filled in. In BASIC
@@ -897,10 +903,11 @@ class Job(_message.Message):
         run: _builtins.int = ...,
         failure_counts: Global___FailureCounts | None = ...,
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "queue", b"queue", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
