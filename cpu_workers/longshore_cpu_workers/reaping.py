@@ -58,11 +58,14 @@ def kill_tree(runner: Root, sig: signal.Signals) -> int:
     return sum(_send(member, sig) for member in members)
 
 
-def bury(runner: Root, *, rounds: int = 5) -> None:
-    """Kills what is left of a runner until nothing is left; a fork can slip past one round."""
-    for _ in range(rounds):
-        if not kill_tree(runner, signal.SIGKILL):
-            return
+def bury(runner: Root, *, patience: float = 10.0) -> None:
+    """Kills what is left of a runner until nothing is left.
+
+    A fork can slip past one round, and what was killed needs the processor once more to be gone.
+    What has not gone in `patience` seconds hangs in the kernel, and is waited for no longer.
+    """
+    end = time.monotonic() + patience
+    while kill_tree(runner, signal.SIGKILL) and time.monotonic() < end:
         time.sleep(0.01)
 
 

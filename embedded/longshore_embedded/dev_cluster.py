@@ -32,6 +32,7 @@ _LOOK = 0.05
 _OBJECT_STORE_BYTES = 80 * 1024**2
 _NODE_GRACE = 2.0
 _ORPHAN_GRACE = 3.0
+_DYING = 5.0
 _TRIES = 2
 """How often a member may be started until all is up: its port may be taken, its settings wrong."""
 
@@ -69,8 +70,10 @@ class DevCluster:
         self._options = options
         self.data = options.data
         self.logs = options.data / "logs"
-        self.targets = [f"127.0.0.1:{free_port()}" for _ in range(options.servers)]
-        self._ports = {name: free_port() for name in ("postgres", "redis", "ray")}
+        self._reserved = [reserved_port() for _ in range(3 + options.servers)]
+        postgres, redis, ray, *servers = [each.getsockname()[1] for each in self._reserved]
+        self._ports = {"postgres": postgres, "redis": redis, "ray": ray}
+        self.targets = [f"127.0.0.1:{port}" for port in servers]
         self._folder = DataFolder(options.data)
         self._term = 0.0
         self.members: list[Member] = []
@@ -89,10 +92,10 @@ class DevCluster:
     async def __aenter__(self) -> Self:
         """Raises Unusable where it cannot run, TimeoutError where it does not come up in time."""
         try:
-            self._term = load_settings(self._options.config).scheduler.term
-        except SettingsError as error:
-            raise Unusable(str(error)) from error
-        self._folder.take()
+            self._prepare()
+        except Unusable:
+            self._free_ports()
+            raise
         try:
             await self._start()
         except TimeoutError as error:
@@ -113,10 +116,19 @@ class DevCluster:
     ) -> None:
         await self._stop()
 
+    def _prepare(self) -> None:
+        try:
+            self._term = load_settings(self._options.config).scheduler.term
+        except SettingsError as error:
+            raise Unusable(str(error)) from error
+        self._folder.take()
+
     async def _start(self) -> None:
         adopt_orphans()
         os.environ[MARK] = str(self.data)
-        end_strays(f"{MARK}={self.data}")  # the folder is ours, so they are nobody's
+        # The folder is ours, so they are nobody's. A Postgres that is still dying keeps its files.
+        end_strays(f"{MARK}={self.data}", patience=_DYING)
+        self._folder.renew_scratch()
         self._make_stores(await prepare_postgres(self.data / "postgres"))
         self._make_nodes()
         self._make_longshore()
@@ -174,6 +186,11 @@ class DevCluster:
         await asyncio.gather(*(member.stop() for member in stores))
         await asyncio.to_thread(end_descendants, _ORPHAN_GRACE)
         self._folder.release()
+        self._free_ports()
+
+    def _free_ports(self) -> None:
+        for each in self._reserved:
+            each.close()
 
     def _member(self, name: str, *command: str, **options: Any) -> Member:
         member = Member(name, command, self.logs, **options)
@@ -255,12 +272,14 @@ class DevCluster:
         return path
 
 
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def reserved_port() -> socket.socket:
+    """A port of loopback that the kernel gives to nobody who asks for any, until it is closed: not
+    before its user starts, nor while that starts again. Who names it may listen there, as it is
+    bound with SO_REUSEADDR, as servers do, and does not listen itself."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 async def _listens(port: int) -> bool:

@@ -52,9 +52,11 @@ class DataFolder:
             raise Unusable(
                 f"{self.path} cannot be written ({error.strerror}): give another --data"
             ) from error
-        self._renew_scratch(self._lock)
 
-    def _renew_scratch(self, lock: int) -> None:
+    def renew_scratch(self) -> None:
+        """Call it once what an earlier cluster has left is ended: it would write there anew."""
+        lock = self._lock
+        assert lock is not None
         left = os.pread(lock, 4096, 0).decode(errors="replace")
         if left.startswith(_SCRATCH):
             shutil.rmtree(left, ignore_errors=True)

@@ -73,9 +73,10 @@ def end_descendants(grace: float) -> int:
     return len(doomed)
 
 
-def end_strays(marker: str) -> int:
+def end_strays(marker: str, *, patience: float = 0.0) -> int:
     """Kills processes that carry `marker` ("NAME=value") in their environment, except this one,
-    its parents and what is below it. Returns how many.
+    its parents and what is below it. Waits so many seconds for them to be gone; one that nobody
+    reaps never goes. Returns how many they were.
 
     Ray's helpers outlive a service and a parent that are killed in the same moment; whoever
     holds the lock of the data folder next is the one who may end them.
@@ -84,6 +85,9 @@ def end_strays(marker: str) -> int:
     wanted = marker.encode()
     strays = [pid for pid in _all() if pid not in spared and wanted in _environment(pid)]
     _signal_all(strays, signal.SIGKILL)
+    deadline = time.monotonic() + patience
+    while any(Path(f"/proc/{pid}").exists() for pid in strays) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return len(strays)
 
 

@@ -84,6 +84,8 @@ class Watch:
 
     async def _run(self) -> None:
         record = await self._jobs.read(self._job_id, self._tenant)
+        # By itself: were the first event cut off with it on its way, grpc could send no status.
+        await self._context.send_initial_metadata(())
         await self._open(record)
         caught_up = self._after is None
         reason = "RETENTION"

@@ -17,7 +17,7 @@ from longshore_store.dialects import (
     make_dialect,
 )
 from longshore_store.leadership import LeadershipWrites
-from longshore_store.migrations import HEAD, migrate, prepare
+from longshore_store.migrations import HEAD, load, migrate, prepare
 from longshore_store.model import StoreMismatch, StoreRefused, StoreUnavailable
 from longshore_store.tables import deployment
 
@@ -65,6 +65,7 @@ async def migrate_database(url: str) -> str:
         await dialect.take_turns(connection)
         return await connection.run_sync(migrate)
 
+    load()
     dialect.lock()
     try:
         before = await _reached(dialect, work, None)

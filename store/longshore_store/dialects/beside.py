@@ -68,7 +68,7 @@ class FileBeside:
     async def close(self) -> None:
         """See Beside."""
         if self._connection is not None:
-            await self._run(lambda c: c.close())
+            await self._run(_close)
         self._thread.shutdown()
 
     async def _run(self, work: Callable[[SyncConnection], T]) -> T:
@@ -92,6 +92,12 @@ class FileBeside:
         for pragma in ("busy_timeout = 5000", "query_only = ON", "wal_autocheckpoint = 0"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
+
+
+def _close(connection: SyncConnection) -> None:
+    """The file too, which the pool would keep open until it is collected."""
+    connection.close()
+    connection.engine.dispose()
 
 
 class ServerBeside:

@@ -58,6 +58,13 @@ def _bring(connection: Connection, found: str | None) -> None:
         upgrade(connection, "head")
 
 
+def load() -> None:
+    """Imports what `upgrade` needs, before a transaction: a server ends one that idles for 5 s,
+    which is what the imports may take on a busy machine."""
+    import alembic.command  # noqa: PLC0415
+    import alembic.config  # noqa: F401, PLC0415
+
+
 def upgrade(connection: Connection, revision: str) -> None:
     """Runs the revisions up to `revision`."""
     from alembic import command  # noqa: PLC0415  # see _bring
