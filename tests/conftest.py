@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # No deadline: these tests run on small shared machines, where a slow example is not a wrong one.
-settings.register_profile("longshore", deadline=None)
+settings.register_profile("longshore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # In a pipeline the same commit gives the same examples; searching for new ones is done at a desk.
 settings.register_profile(
-    "longshore-ci", deadline=None, derandomize=True, database=None, print_blob=True
+    "longshore-ci",
+    settings.get_profile("longshore"),
+    derandomize=True,
+    database=None,
+    print_blob=True,
 )
 settings.load_profile("longshore-ci" if os.environ.get("CI") else "longshore")
 

@@ -1,11 +1,20 @@
+"""The scripted service and a client of it, and the patience that all tests need."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from longshore import loop_thread
 from longshore.aio import AsyncClient
-from tests.client.fake import FakeService, FakeTime, ServerThread, serving
+from tests.client.fake import DEADLINE, FakeService, FakeTime, ServerThread, serving
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that a paused machine keeps from ending would be left behind, open."""
+    monkeypatch.setattr(loop_thread, "UNWIND", DEADLINE)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -12,11 +13,10 @@ from grpc_health.v1 import health_pb2
 
 from longshore import calls, errors
 from longshore.aio import AsyncClient
-from tests.client.fake import FakeService, HealthServicer, serving
+from tests.client.fake import DEADLINE, FakeService, HealthServicer, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-DEADLINE = 10.0
 SEVERAL = 6
 
 
@@ -48,16 +48,26 @@ async def test_calls_go_round_the_servers_that_serve() -> None:
         await submit_until(lambda got: got == [SEVERAL // 2, SEVERAL // 2])
 
 
+@contextmanager
+def one_try() -> Iterator[None]:
+    """No call is made again, however much time it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "FIRST_BACKOFF", 2 * DEADLINE)
+        patch.setattr(calls, "LONGEST_BACKOFF", 2 * DEADLINE)
+        yield
+
+
 async def test_a_server_that_alone_does_not_serve_is_no_missing_server() -> None:
     health = HealthServicer()
     await health.set("", NOT_SERVING)
     async with serving(FakeService(), health=health) as target, AsyncClient(target) as client:
-        with pytest.raises(errors.Unavailable, match="says that it cannot serve now") as caught:
-            await client.submit("resize", timeout=0.5)
+        says = pytest.raises(errors.Unavailable, match="says that it cannot serve now")
+        with one_try(), says as caught:
+            await client.submit("resize", timeout=DEADLINE)
         assert "longshore up" not in str(caught.value)
-        waiting = asyncio.create_task(client.submit("resize", timeout=3 * DEADLINE))
+        waiting = asyncio.create_task(client.submit("resize", timeout=DEADLINE))
         await health.set("", SERVING)
-        async with asyncio.timeout(2 * DEADLINE):
+        async with asyncio.timeout(DEADLINE):
             assert (await waiting).created
 
 
@@ -86,15 +96,21 @@ async def test_who_must_say_who_he_is_gets_in() -> None:
             with pytest.raises(errors.Unauthenticated, match="who are you"):
                 await client.submit("resize", timeout=DEADLINE)
         async with AsyncClient(target) as client:
-            with pytest.raises(errors.Unavailable, match="where it demands metadata"):
-                await client.submit("resize", timeout=0.5)
+            says = pytest.raises(errors.Unavailable, match="where it demands metadata")
+            with one_try(), says:
+                await client.submit("resize", timeout=DEADLINE)
 
 
 class Hanging(FakeService):
-    """Takes calls, and never answers them."""
+    """Takes calls, and never answers them; notes the seconds that each would have waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[float] = []
 
     async def Submit(self, request: Any, context: Any) -> Any:  # noqa: N802 - of the contract
         self.requests["Submit"].append(request)
+        self.left.append(context.time_remaining())
         await asyncio.Event().wait()
 
 
@@ -102,21 +118,26 @@ async def test_a_server_that_hangs_costs_a_try_and_no_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calls, "SHORTEST_TRY", 0.1)
+    # Its time stands still: a slow machine makes more tries, and all have half a second.
+    monkeypatch.setattr(calls, "FIRST_BACKOFF", 0.0)
+    timing = calls.Timing(clock=lambda: 0.0)
     hanging, service = Hanging(), FakeService()
+    keys: list[str] = []
     async with (
         serving(hanging) as first,
         serving(service) as second,
-        AsyncClient(f"ipv4:{first},{second}", timeout=1.0) as client,
+        AsyncClient(f"ipv4:{first},{second}", timeout=1.0, timing=timing) as client,
     ):
         async with asyncio.timeout(DEADLINE):
             while not (hanging.requests["ListTasks"] and service.requests["ListTasks"]):
                 await client.tasks()  # from now on it is connected to both
-        for number in range(2):
-            await client.submit("resize", idempotency_key=f"job {number}")
-    assert _count(service) == 2
+            while not hanging.left:
+                keys.append(f"job {len(keys)}")
+                await client.submit("resize", idempotency_key=keys[-1])
     asked = {request.idempotency_key for request in service.requests["Submit"]}
+    assert asked == set(keys)
     assert {request.idempotency_key for request in hanging.requests["Submit"]} <= asked
-    assert _count(hanging) >= 1
+    assert max(hanging.left) < 0.75
 
 
 def _count(service: FakeService) -> int:

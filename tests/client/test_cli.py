@@ -22,7 +22,7 @@ from longshore.cli import columns
 from longshore.cli.app import app
 from longshore.cli.up import UpOptions
 from longshore.v1 import job_pb2
-from tests.client.fake import FakeService, History, Refusal, queue_full
+from tests.client.fake import DEADLINE, FakeService, History, Refusal, queue_full
 
 SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
 Run = Callable[..., Result]
@@ -278,7 +278,7 @@ def test_ctrl_c_exits_with_130(service: FakeService, target: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "job-1 QUEUED\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10) == ("", "")
+        assert process.communicate(timeout=DEADLINE) == ("", "")
     assert process.returncode == 130
 
 

@@ -9,19 +9,22 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 
-from longshore import error_mapping, errors
+from longshore import calls, error_mapping, errors
 from longshore.aio import AsyncClient
 from longshore.errors import LongshoreError
 from longshore.v1 import job_pb2
-from tests.client.fake import FakeService, Refusal, queue_full, serving
+from tests.client.fake import DEADLINE, FakeService, Refusal, queue_full, serving
 
 Code = grpc.StatusCode
 BAD = rpc.BadRequest(field_violations=[{"field": "spec.task", "description": "unknown"}])
 EXISTING = rpc.ResourceInfo(resource_type="longshore.v1.Job", resource_name="job-7")
+# Beyond the deadline of the call: it is not made again.
+LATER = rpc.RetryInfo(retry_delay=Duration(seconds=3600))
 TASK = rpc.ResourceInfo(resource_type="longshore.v1.Task", resource_name="resize")
 OFFER = rpc.PreconditionFailure(
     violations=[{"type": "NO_CAPACITY", "subject": "gpu_memory", "description": "at most 80 GiB"}]
@@ -31,7 +34,7 @@ OFFER = rpc.PreconditionFailure(
 async def failure(service: FakeService, client: AsyncClient, refusal: Refusal) -> LongshoreError:
     service.refusals["Submit"].append(refusal)
     with pytest.raises(LongshoreError) as caught:
-        await client.submit("resize", timeout=0.01 if refusal.code is Code.UNAVAILABLE else 5)
+        await client.submit("resize", timeout=calls.SHORTEST_TRY)
     return caught.value
 
 
@@ -48,7 +51,7 @@ async def failure(service: FakeService, client: AsyncClient, refusal: Refusal) -
         (Code.UNAUTHENTICATED, (), errors.Unauthenticated),
         (Code.PERMISSION_DENIED, (), errors.PermissionDenied),
         (Code.UNIMPLEMENTED, (), errors.NotServed),
-        (Code.UNAVAILABLE, (), errors.Unavailable),
+        (Code.UNAVAILABLE, (LATER,), errors.Unavailable),
         (Code.DEADLINE_EXCEEDED, (), errors.DeadlineExceeded),
         (Code.INTERNAL, (), errors.ServiceFailed),
         (Code.DATA_LOSS, (), errors.ServiceFailed),
@@ -144,7 +147,7 @@ async def test_a_call_that_is_under_way_when_its_client_closes_is_no_cancellatio
             entered.set()
             await asyncio.Event().wait()
 
-    async with asyncio.timeout(10), serving(Holding()) as target:
+    async with asyncio.timeout(DEADLINE), serving(Holding()) as target:
         client = AsyncClient(target)
         call = asyncio.ensure_future(client.submit("resize"))
         await entered.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -10,14 +12,14 @@ import pytest
 from longshore import errors
 from longshore.aio import AsyncClient
 from longshore.v1 import job_pb2, job_service_pb2
-from tests.client.fake import Cut, FakeService, FakeTime, serving
+from tests.client.fake import DEADLINE, Cut, FakeService, serving
 
 SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
 
 
 async def test_result_is_parsed_json(service: FakeService, client: AsyncClient) -> None:
     service.add().end(SUCCEEDED, '{"width": 3}')
-    assert await client.handle("job-1").result(timeout=10) == {"width": 3}
+    assert await client.handle("job-1").result(timeout=DEADLINE) == {"width": 3}
 
 
 async def test_a_result_that_is_known_needs_no_call(
@@ -56,13 +58,22 @@ async def test_result_survives_cuts(service: FakeService, client: AsyncClient) -
     assert await client.handle("job-1").result() == 1
 
 
+@pytest.fixture
+def held_port() -> Iterator[str]:
+    """An address of which nobody takes the port between two servers of this process."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as grpc does
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
 async def test_result_survives_a_restart_of_the_server(
-    service: FakeService, fake_time: FakeTime
+    service: FakeService, held_port: str
 ) -> None:
     service.add().state(job_pb2.JOB_STATE_RUNNING).end(SUCCEEDED, "1")
     service.cuts.append(Cut(1, "eof"))
     async with contextlib.AsyncExitStack() as servers:
-        target = await servers.enter_async_context(serving(service))
+        target = await servers.enter_async_context(serving(service, held_port))
         async with AsyncClient(target, reconnect_timeout=60) as client:
             watch = client.watch("job-1")
             first = await anext(watch)
@@ -76,8 +87,9 @@ async def test_result_survives_a_restart_of_the_server(
 async def test_result_has_a_deadline(service: FakeService, client: AsyncClient) -> None:
     service.add()
     service.holds = True
+    handle = await client.get("job-1")
     with pytest.raises(errors.DeadlineExceeded, match=r"job-1 is QUEUED after 0\.05 s"):
-        await client.handle("job-1").result(timeout=0.05)
+        await handle.result(timeout=0.05)
 
 
 async def test_artifacts_by_name(service: FakeService, client: AsyncClient) -> None:

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2 as rpc
 
-from longshore import errors, job_spec
+from longshore import calls, errors, job_spec
 from longshore.aio import AsyncClient
 from longshore.batches import MAX_BYTES, MAX_ITEMS, new_key, pack
 from longshore.v1 import job_pb2, job_service_pb2
@@ -72,10 +72,10 @@ async def test_a_full_queue_is_waited_out_as_long_as_it_says(
 async def test_a_queue_that_stays_full_past_the_deadline_is_told_at_once(
     service: FakeService, client: AsyncClient, fake_time: FakeTime
 ) -> None:
-    service.refusals["Submit"].append(queue_full(20))
+    service.refusals["Submit"].append(queue_full(200))
     with pytest.raises(errors.QueueFull) as caught:
-        await client.submit("resize", timeout=10)
-    assert caught.value.retry_after == 20
+        await client.submit("resize", timeout=100)
+    assert caught.value.retry_after == 200
     assert caught.value.violations == [("queue:fast", "1000 wait")]
     assert fake_time.slept == []
 
@@ -91,12 +91,18 @@ async def test_a_limit_that_names_no_delay_is_not_waited_for(
 
 
 async def test_a_server_that_stays_away_is_unavailable_after_the_deadline(
-    service: FakeService, client: AsyncClient, fake_time: FakeTime
+    service: FakeService,
+    client: AsyncClient,
+    fake_time: FakeTime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Each pause is as long as all before it: when half of the time is over, no other fits. grpc
+    # has what is left for its part, on a clock that is not fake.
+    monkeypatch.setattr(calls, "LONGEST_BACKOFF", 1000.0)
     service.refusals["Submit"].extend([unavailable()] * 100)
     with pytest.raises(errors.Unavailable, match="longshore up"):
-        await client.submit("resize", timeout=5)
-    assert 2.5 < fake_time.now < 5
+        await client.submit("resize", timeout=100)
+    assert 50 < fake_time.now < 100
 
 
 async def test_an_endless_timeout_is_a_long_one(client: AsyncClient) -> None:

@@ -32,8 +32,8 @@ async def test_a_drain_names_its_workers_and_has_time_for_its_grace(
     assert list(request.worker_ids) == ["w1", "w2"]
     assert (request.pool, request.node, request.grace.seconds) == ("cpu", "n", 600)
     assert left[0] > 650
-    await client.drain_workers(pool="cpu", timeout=5)
-    assert left[1] < 6
+    await client.drain_workers(pool="cpu", timeout=50)
+    assert left[1] < 51
 
 
 async def test_a_worker_is_cordoned_and_given_work_again(

@@ -11,6 +11,13 @@ from longshore import AsyncClient
 from tests.e2e.service import Service
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole services start here, some of them several times; each wait has its own deadline."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(300))
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A running service; stopped at the end, when it must leave nothing."""

@@ -91,23 +91,31 @@ class Service:
         return [self.process.pid, *descendants(self.process.pid)]
 
     def service_pid(self) -> int:
-        """The process that holds server and scheduler: the parent's child."""
-        assert self.process is not None
-        return descendants(self.process.pid)[0]
+        """The process that holds server and scheduler: not what else the parent has adopted."""
+        return until(lambda: [pid for pid in self.processes() if _is_service(pid)])[0]
 
     def stop(self) -> int:
         """SIGTERM, as an init system would; returns the exit status."""
+        self.tell_to_stop()
+        return self.ended()
+
+    def tell_to_stop(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+
+    def ended(self) -> int:
+        """Waits until it has ended; returns the exit status."""
+        assert self.process is not None
+        return self.process.wait(100)
 
     def kill(self) -> None:
-        """SIGKILL to the parent and the service at once."""
+        """SIGKILL to the parent and the service: neither sees the other die and does something."""
         assert self.process is not None
         service = self.service_pid()
-        self.process.kill()
+        self.process.send_signal(signal.SIGSTOP)
         os.kill(service, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.kill()
+        self.process.wait(60)
 
 
 def gone(pids: Iterable[int], deadline: float) -> None:
@@ -116,6 +124,14 @@ def gone(pids: Iterable[int], deadline: float) -> None:
     while left := [_command(pid) for pid in pids if alive(pid)]:
         assert time.monotonic() < end, f"still there after {deadline} s: {left}"
         time.sleep(0.02)
+
+
+def _is_service(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"longshore_embedded.service" in words
 
 
 def _command(pid: int) -> str:

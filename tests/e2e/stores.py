@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,18 +15,18 @@ import asyncpg
 from sqlalchemy import Connection
 
 from longshore.sdk.task import Task
-from longshore_embedded.dev_cluster import free_port
 from longshore_embedded.dev_data import prepare_postgres
 from longshore_embedded.member import tethered
 from longshore_store.dialects import make_dialect
 from longshore_store.migrations import upgrade
-from longshore_store.model import QueueDeclaration, TaskRecord
 from longshore_store.sql import SqlStore
+from longshore_store.topology_records import QueueDeclaration, TaskRecord
+from tests.e2e.ports import reserved_port
 
 T = TypeVar("T")
 USER = "app"
 PASSWORD = "right-password"
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
@@ -43,7 +43,8 @@ class LockedPostgres:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self._reserved = ExitStack()
+        self.port = self._reserved.enter_context(reserved_port())
         files = wait_for(prepare_postgres(folder / "postgres"))
         access = files.data / "pg_hba.conf"
         access.write_text(f"host all {USER} all scram-sha-256\n{access.read_text()}")
@@ -62,6 +63,7 @@ class LockedPostgres:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(DEADLINE)
+        self._reserved.close()
 
     def url(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"

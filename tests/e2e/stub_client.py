@@ -19,7 +19,7 @@ def main(target: str, task: str, payload: str) -> None:
         request = job_service_pb2.SubmitRequest(
             idempotency_key="stub-client", spec=job_pb2.JobSpec(task=task, payload=payload)
         )
-        job = stub.Submit(request, timeout=10).job
+        job = stub.Submit(request, timeout=60).job
         watch = job_service_pb2.WatchProgressRequest(job_id=job.job_id)
         for event in stub.WatchProgress(watch, timeout=60):
             print(event.WhichOneof("event"))

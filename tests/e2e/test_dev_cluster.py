@@ -19,6 +19,7 @@ from longshore_embedded.processes import descendants, end_strays
 from tests.e2e.service import LONGSHORE, gone, until
 
 LONG = "a-folder-with-a-path-that-is-longer-than-any-socket-may-have-" * 2
+DEADLINE = 120.0
 
 
 @pytest.fixture
@@ -54,19 +55,20 @@ class DevClusterProcess:
 
     def up(self) -> dict[str, str]:
         """Waits until it is; returns the places that it names."""
-        until(lambda: "longshore doctor" in self.said or self.process.poll() is not None)
+        ended = self.process.poll
+        until(lambda: "longshore doctor" in self.said or ended() is not None, DEADLINE)
         assert self.process.poll() is None, self.said
         return dict(re.findall(r"^  (\w+) {2,}(.+)$", self.said, re.MULTILINE))
 
     def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
-        return self.process.wait(60)
+        return self.process.wait(DEADLINE)
 
 
 def cli(*command: str) -> str:
     """Runs `longshore`, which must succeed, and returns what it printed."""
     done = subprocess.run(
-        [LONGSHORE, *command], capture_output=True, text=True, timeout=60, check=False
+        [LONGSHORE, *command], capture_output=True, text=True, timeout=DEADLINE, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -78,7 +80,7 @@ def refused(*options: str | Path) -> str:
         [LONGSHORE, "dev-cluster", *options],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,  # some find out with a cluster half up
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -95,7 +97,7 @@ def test_it_removes_what_a_killed_one_left_runs_jobs_and_leaves_nothing(data: Pa
         killed.end(signal.SIGKILL)
     with DevClusterProcess(data) as cluster:
         places = cluster.up()
-        gone(left, 5)
+        gone(left, 60)
         assert not left_scratch.exists()
         assert "Warning" not in cluster.said
         for target in (*places["servers"].split(), places["target"]):

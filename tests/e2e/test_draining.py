@@ -10,6 +10,7 @@ from typing import Any
 from longshore import AsyncClient
 from longshore.v1 import job_pb2
 from tests.e2e.service import LONGSHORE, Service
+from tests.e2e.waiting import until_started, worker_of
 
 DRAINED = job_pb2.FAILURE_CLASS_DRAINED
 
@@ -28,10 +29,8 @@ async def test_work_goes_on_from_its_checkpoint_and_the_pool_comes_back(own: Ser
     own.start()
     async with AsyncClient(own.target) as client:
         handle = await client.submit("patient")
-        async for event in handle.watch():
-            if event.HasField("state_change") and event.state_change.reason == "STARTED":
-                break
-        (worker,) = await client.workers("cpu")
+        await until_started(handle)
+        worker = await worker_of(client, handle)
         done = await longshore(own, "drain", worker.worker_id, "--grace", "500ms")
         (idle,) = done["workers"]
         assert (idle["worker_id"], idle["state"]) == (worker.worker_id, "WORKER_STATE_DRAINING")
@@ -39,9 +38,10 @@ async def test_work_goes_on_from_its_checkpoint_and_the_pool_comes_back(own: Ser
         assert await handle.result(timeout=60) == [2, 1, 2], "what it saved at its end"
         job = (await handle.status()).job
         assert [attempt.failure_class for attempt in job.attempts] == [DRAINED, 0]
-        assert job.attempts[1].worker_id != worker.worker_id
-        again = await longshore(own, "cordon", job.attempts[1].worker_id)
+        other = await worker_of(client, handle)
+        assert other.worker_id == job.attempts[1].worker_id != worker.worker_id
+        again = await longshore(own, "cordon", other.worker_id)
         assert again["state"] == "WORKER_STATE_CORDONED"
         waiting = await client.submit("echo")
         assert (await longshore(own, "uncordon", again["worker_id"]))["worker_id"]
-        await waiting.result(timeout=30)
+        await waiting.result(timeout=60)

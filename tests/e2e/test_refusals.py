@@ -22,13 +22,15 @@ from pathlib import Path
 import pytest
 
 from longshore_cpu_workers.tasks.diagnostics import echo
-from longshore_embedded.dev_cluster import free_port
+from tests.e2e.ports import reserved_port
 from tests.e2e.service import LONGSHORE, until
 from tests.e2e.stores import LockedPostgres, make_first_schema, make_store, wait_for
 from tests.store.bus.redis_server import RedisServer
 
 SECRET = "hunter2secret"
-SOON = 15.0  # seconds; 10 for the command, and a machine that does other work
+# Seconds: 10 for the command, and a machine that does other work. Below the minute that drivers of
+# databases and Ray try by themselves.
+SOON = 50.0
 SERVER = (str(LONGSHORE.with_name("longshore-server")), "--listen", "127.0.0.1:0")
 SCHEDULER = (str(LONGSHORE.with_name("longshore-scheduler")), "--ray", "127.0.0.1:1")
 MIGRATE = (str(LONGSHORE), "migrate")
@@ -131,16 +133,10 @@ def blackhole() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@contextmanager
-def closed() -> Iterator[int]:
-    """A port where nobody listens."""
-    yield free_port()
-
-
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        (closed, "no connection; see that the database runs there"),
+        (reserved_port, "no connection; see that the database runs there"),
         (silent, "no answer in time; see that the address is right"),
         (blackhole, "no answer in time; see that the address is right"),
     ],
@@ -217,9 +213,11 @@ def test_sqlite_is_not_shared(tmp_path: Path, options: tuple[str | Path, ...]) -
 
 
 def test_longshore_up_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
-    url = f"postgresql://me:{SECRET}@127.0.0.1:{free_port()}/mine"
-    up = (LONGSHORE, "up", "--data", tmp_path / "up", "--listen", "127.0.0.1:0", "--store", url)
-    with running(tmp_path, *up, ends=(0, 1)) as said:  # 1 where it was just told of the store
+    up = (LONGSHORE, "up", "--data", tmp_path / "up", "--listen", "127.0.0.1:0")
+    with reserved_port() as port, ExitStack() as stack:
+        store = ("--store", f"postgresql://me:{SECRET}@127.0.0.1:{port}/mine")
+        ends = (0, 1)  # 1 where it was just told of the store
+        said = stack.enter_context(running(tmp_path, *up, *store, ends=ends))
         until(lambda: said().count("see that the database runs there") > 1)
         assert "starting it again" in said()
         assert "WARNING" not in said()
@@ -274,7 +272,8 @@ def test_a_full_store_is_said_to_callers(postgres: LockedPostgres, tmp_path: Pat
     )
     with running(tmp_path, *SERVER, "--store", url) as said:
         target = until(lambda: re.findall(r"listens on (\S+)", said()))[0]
-        asked = refusal(LONGSHORE, "--target", target, "--timeout", "3", "submit", "echo")
+        # As long as it is told to wait before it tries again: it is refused once.
+        asked = refusal(LONGSHORE, "--target", target, "--timeout", "5", "submit", "echo")
     assert "the disk of the store is full: nothing was stored; make room" in asked.line
     assert asked.status == 4
     assert postgres.contents("crowded")["jobs"] == []
@@ -283,7 +282,7 @@ def test_a_full_store_is_said_to_callers(postgres: LockedPostgres, tmp_path: Pat
 # -- the bus
 
 
-@pytest.mark.parametrize("place", [closed, silent])
+@pytest.mark.parametrize("place", [reserved_port, silent])
 def test_a_redis_that_is_away_is_done_without(
     place: Callable[[], ExitStack], postgres: LockedPostgres, tmp_path: Path
 ) -> None:
@@ -359,8 +358,10 @@ def test_what_is_no_address_of_ray(
 def test_a_scheduler_says_that_nobody_listens_at_rays_address_and_tries_again(
     postgres: LockedPostgres, options: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
-    ray, store = f"127.0.0.1:{free_port()}", ("--store", postgres.url("used"))
-    with running(tmp_path, *SCHEDULER, "--ray", ray, *store, *options) as said:
+    store = ("--store", postgres.url("used"))
+    with reserved_port() as port, ExitStack() as stack:
+        ray = f"127.0.0.1:{port}"
+        said = stack.enter_context(running(tmp_path, *SCHEDULER, "--ray", ray, *store, *options))
         until(lambda: said().count(f"nobody listens at {ray}, the address of Ray's head") > 1)
         assert "trying again in 0.5 s" in said()
 

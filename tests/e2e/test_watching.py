@@ -36,26 +36,26 @@ async def test_a_watch_cut_at_random_points_misses_and_repeats_nothing(
     handle = await client.submit("steps", {"count": 40, "pause": 0.03})
     whole = asyncio.create_task(_durable(handle))
     sequences: list[int] = []
-    cursor: int | None = None
+    [snapshot] = await _some(shared.target, handle.id, None, 1)
+    cursor = snapshot.sequence
     async with asyncio.timeout(90):
         while True:
             cut_after = chance.randrange(1, 6)
             events = await _some(shared.target, handle.id, cursor, cut_after)
             durable = [e for e in events if e.WhichOneof("event") in ("state_change", "log_chunk")]
             sequences.extend(e.sequence for e in durable)
-            cursor = max([cursor or 0, *(e.sequence for e in events)])
+            cursor = max([cursor, *(e.sequence for e in events)])
             if events[-1].HasField("terminal"):
                 break
         expected = await whole
-    first = sequences[0]
-    assert sequences == list(range(first, first + len(sequences)))
-    assert sequences[-1] == expected[-1]
+    assert expected == list(range(1, len(expected) + 1))
+    assert sequences == expected[snapshot.sequence :]
 
 
 async def _durable(handle: JobHandle) -> list[int]:
     return [
         event.sequence
-        async for event in handle.watch(include_logs=True)
+        async for event in handle.watch(include_logs=True, after_sequence=0)
         if event.WhichOneof("event") in ("state_change", "log_chunk")
     ]
 

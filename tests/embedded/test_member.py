@@ -16,7 +16,7 @@ from longshore_embedded.member import Member, tethered
 from tests.e2e.service import gone
 
 LIVES = "import sys, time; print(*sys.argv[1:], flush=True); time.sleep(600)"
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 Make = Callable[..., Member]
 
@@ -85,8 +85,8 @@ async def test_last_words_are_the_last_line_with_words(make: Make) -> None:
     )
     assert member.last_words() == "(nothing)"
     await member.start()
-    await until(lambda: member.starts == 2)
-    assert member.last_words() == "last"
+    # Where output is not buffered, there is a moment after each "first".
+    await until(lambda: member.last_words() == "last")
 
 
 async def test_what_an_earlier_one_of_that_name_has_said_is_not_its_word(

@@ -22,23 +22,28 @@ from typing import Any
 from sqlalchemy import text
 
 from longshore_scheduler.scheduler import Scheduler
+from longshore_server import answering
 from longshore_server.server import LongshoreServer
-from longshore_store.dialects import Connection
-from longshore_store.model import QueueDeclaration, TaskRecord
+from longshore_store import opening
+from longshore_store.dialects import Connection, postgres
 from longshore_store.settings import Settings, parse_settings
 from longshore_store.sql import SqlStore
+from longshore_store.topology_records import QueueDeclaration, TaskRecord
 from tests.faults.unsure import UnsureStore
 from tests.faults.work import Workers, work
 from tests.scheduler.fake_cluster import FakeCluster
 
 GIB = 1024**3
 _NO_LIMIT = 1_000_000_000
+_PATIENCE = 50.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Options:
-    """unsure: the share of calls of the store that fail after they were done."""
+    """unsure: the share of calls of the store that fail after they were done. answer_time: seconds
+    before the deadline of a call at which it is answered; None leaves what the server has.
+    patient: see `open_patiently`; not where Postgres is what is broken."""
 
     url: str
     marks: str
@@ -46,6 +51,8 @@ class Options:
     settings: dict[str, Any] = field(default_factory=dict)
     unsure: float = 0.0
     seed: int = 0
+    answer_time: float | None = None
+    patient: bool = True
 
     def pack(self) -> str:
         """As one argument."""
@@ -53,12 +60,21 @@ class Options:
 
 
 def make_settings(changes: dict[str, Any]) -> Settings:
-    """One pool of many runners and short clocks, unless the changes say otherwise."""
+    """One pool of many runners and short clocks, unless the changes say otherwise.
+
+    The term is long: that one runs out is a fault of its own, not for a slow machine to add.
+    """
     pools = {"cpu": {"cpu": 64, "memory": 1024 * GIB, "maximum_runners": 64}}
     values: dict[str, Any] = {"pools": pools, **changes}
-    values["scheduler"] = {"sweep_interval": 0.1, "term": 3.0, **values.get("scheduler", {})}
+    values["scheduler"] = {"sweep_interval": 0.1, "term": 60.0, **values.get("scheduler", {})}
     values["server"] = {"shutdown_grace": 2.0, **values.get("server", {})}
     return parse_settings(values)
+
+
+def open_patiently() -> None:
+    """Stores of this process wait for Postgres for as long as a slow machine takes. Elsewhere a
+    supervisor starts a process again that did not reach its store."""
+    opening.OPEN_DEADLINE = postgres.CONNECT_DEADLINE = _PATIENCE
 
 
 class Child:
@@ -109,6 +125,8 @@ class Child:
     async def obey(self, command: str, argument: Any = None) -> Any:
         """stats: numbers of now. jump: the wall clock of this process, by so many seconds.
 
+        lead: asks for leadership; its term, or None while another one leads.
+
         quota, pages: files may grow, or the database may, by so many bytes; None is no limit.
         """
         if command == "jump":
@@ -118,6 +136,8 @@ class Child:
             return self._limit_files(argument)
         if command == "pages":
             return await self._limit_pages(argument)
+        if command == "lead":  # as it asks itself, to win a term or to keep it
+            return await self.scheduler._leadership._ask()
         assert command == "stats", command
         led = self.scheduler._led
         return {
@@ -174,6 +194,10 @@ async def main() -> None:
     options = Options(**json.loads(sys.argv[1]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     random.seed(options.seed)
+    if options.patient:
+        open_patiently()
+    if options.answer_time is not None:
+        answering.ANSWER_TIME, answering.ANSWER_SHARE = options.answer_time, 1.0
     child = Child(options)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, child.stopped.set)
     await child.run()

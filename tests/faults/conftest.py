@@ -12,15 +12,16 @@ from tests.store import conftest as stores
 from tests.store.places import Postgres
 
 postgres = stores.postgres
-SOAK_TIMEOUT = 3600.0
+TIMEOUT = 3600.0 if SOAK else 300.0
 _numbers = iter(range(1_000_000))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A soak injects each fault as often as the matrix says, which takes its time."""
+    """These wait for one thing after the other; a soak injects each fault as often as the matrix
+    says, which takes its time."""
     for item in items:
-        if SOAK and Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(SOAK_TIMEOUT))
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
 
 
 @pytest.fixture

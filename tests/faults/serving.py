@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +14,8 @@ from typing import Any, Self
 from tests.faults.child import Options
 
 ROOT = Path(__file__).resolve().parents[2]
-START = 30.0
-STOP = 30.0
-
-
-def free_port() -> int:
-    """A port that a service keeps over its restarts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+START = 60.0
+STOP = 60.0
 
 
 class Serving:

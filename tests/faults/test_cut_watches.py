@@ -16,7 +16,7 @@ from tests.faults.serving import Serving
 
 CUTS = times(100, 25)
 WATCHES = 4
-CHUNKS, PAUSE = 900, 0.02
+CHUNKS, PAUSE = 100_000, 0.02  # more than there are before the gate opens
 BOUND = 60.0
 
 

@@ -12,9 +12,9 @@ import pytest
 from longshore import AsyncClient
 from longshore.seams import VARIABLE
 from longshore.v1 import job_pb2
+from tests.e2e.ports import reserved_port
 from tests.e2e.service import Service
 from tests.faults.closing import Told, close_books
-from tests.faults.serving import free_port
 
 SUBMITS = 7
 DIES_AT = 5
@@ -26,10 +26,11 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     """The whole service; each life of it dies at its fifth commit of a Submit."""
     monkeypatch.setenv(VARIABLE, f"submit.committed=kill@{DIES_AT}")
     service = Service(tmp_path)
-    service.start(f"127.0.0.1:{free_port()}")
-    yield service
-    if service.process is not None and service.process.poll() is None:
-        service.stop()
+    with reserved_port() as port:
+        service.start(f"127.0.0.1:{port}")
+        yield service
+        if service.process is not None and service.process.poll() is None:
+            service.stop()
 
 
 async def test_the_retry_of_a_lost_reply_gets_the_same_job(

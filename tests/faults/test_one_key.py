@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from longshore.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
 SUBMITS = 100
-BOUND = 30.0
+BOUND = 60.0
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])

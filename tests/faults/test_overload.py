@@ -28,7 +28,8 @@ SECONDS = times(30, 3)
 MAXIMUM_WAITING = 100
 CALM = 20
 NORMAL = 60.0
-SLOWEST = 5.0  # on a loaded machine of two cores; printed as it is
+DEADLINE = 60.0
+SLOWEST = 20.0  # also where the machine pauses; who waited for room would wait for up to 27 s
 SETTINGS = {
     "queues": {"default": {"maximum_waiting": MAXIMUM_WAITING}},
     "pools": {"cpu": {"cpu": 4, "memory": 2**33, "maximum_runners": RUNNERS}},
@@ -50,7 +51,7 @@ class Load:
         """One call, with a key of its own, that is not repeated."""
         begin = time.monotonic()
         try:
-            answer = await self.stub.Submit(pb.SubmitRequest(spec=SPEC), timeout=30)
+            answer = await self.stub.Submit(pb.SubmitRequest(spec=SPEC), timeout=DEADLINE)
         except grpc.aio.AioRpcError as error:
             self.refused.append(time.monotonic() - begin)
             self.refusals.append(Refused(error))
@@ -83,11 +84,13 @@ async def test_an_overload_is_refused_early_and_passes(tmp_path: Path, seed: int
         await before.offer(CALM / 2, CALM)
         assert not before.refused
         await during.offer(OFFERED, OFFERED * SECONDS)
+        begun = len(server.marks.read_text().splitlines())
         seconds = await recovered(lambda: _has_room(client), NORMAL)
         await after.offer(CALM / 2, CALM)
         assert not after.refused
         await recovered(lambda: all_ended(client), NORMAL)
         await server.stop()
+    assert len(during.accepted) <= MAXIMUM_WAITING + begun + RUNNERS, "no more than there was room"
     check_refusals(during)
     assert max(p99(load.accepted) for load in (before, during, after)) < SLOWEST
     told.accepted |= before.ids | during.ids | after.ids
@@ -108,8 +111,7 @@ def latencies(before: Load, during: Load, after: Load) -> dict[str, list[float]]
 
 
 def check_refusals(load: Load) -> None:
-    """Most are refused, soon, and told when to come back."""
-    assert len(load.refused) > len(load.accepted)
+    """Who is refused is so soon, and told when to come back."""
     assert p99(load.refused) < SLOWEST
     for refusal in load.refusals:
         assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED

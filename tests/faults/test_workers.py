@@ -14,16 +14,18 @@ import pytest
 
 from longshore.v1 import job_pb2
 from tests.e2e.service import alive, gone
-from tests.faults.whole import LEASE, Whole, history, serving, worker_of, workers_up
+from tests.faults.whole import BOUND, Whole, history, serving, worker_of, workers_up
 
 WORKERS = 2
+LEASE = 5.0
+HELD = 6
 SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
 LOST = job_pb2.FAILURE_CLASS_WORKER_LOST
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    with serving(tmp_path_factory.mktemp("workers"), WORKERS) as whole:
+    with serving(tmp_path_factory.mktemp("workers"), WORKERS, LEASE) as whole:
         yield whole
 
 
@@ -32,13 +34,13 @@ async def test_what_a_killed_worker_ran_goes_on_elsewhere(whole: Whole, tmp_path
     async with whole.client() as client:
         await workers_up(client, WORKERS)
         handle = await whole.submit(client, "gated", path=str(gate))
-        [[_, runner]] = await whole.executed(handle.id, 1)
+        _, runner = await whole.running(handle)
         worker = await worker_of(client, handle)
         begin = time.monotonic()
         os.kill(worker, signal.SIGKILL)
         await whole.executed(handle.id, 2)
         seconds = time.monotonic() - begin
-        gone([int(runner)], 5)
+        gone([int(runner)], BOUND)
         gate.touch()
         job = await whole.ended(handle)
         assert job.state == SUCCEEDED
@@ -58,7 +60,7 @@ async def test_a_stopped_worker_loses_its_lease_and_what_it_says_later(
     async with whole.client() as client:
         await workers_up(client, WORKERS)
         handle = await whole.submit(client, "gated", path=str(gate))
-        [[_, runner]] = await whole.executed(handle.id, 1)
+        _, runner = await whole.running(handle)
         worker = await worker_of(client, handle)
         begin = time.monotonic()
         os.kill(worker, signal.SIGSTOP)
@@ -77,18 +79,17 @@ async def test_a_stopped_worker_loses_its_lease_and_what_it_says_later(
         assert [a.failure_class for a in job.attempts] == [LOST, 0]
         await history(client, handle.id)
         await workers_up(client, WORKERS, without=worker)
-        gone([worker, int(runner)], 20)
+        gone([worker, int(runner)], BOUND)
         later = (await handle.status()).job
         assert later == job, "what the stopped worker said changed nothing"
     whole.report(8, seconds, extra_executions=1, the_stopped_worker=late)
 
 
 async def test_a_task_that_holds_the_interpreter_keeps_its_lease(whole: Whole) -> None:
-    hold = round(2 * LEASE)
     async with whole.client() as client:
         await workers_up(client, WORKERS)
-        handle = await whole.submit(client, "hold_gil", seconds=hold)
-        [[_, runner]] = await whole.executed(handle.id, 1)
+        handle = await whole.submit(client, "hold_gil", seconds=HELD)
+        _, runner = await whole.running(handle)
         worker = await worker_of(client, handle)
         job = await whole.ended(handle)
         assert job.state == SUCCEEDED
@@ -97,9 +98,9 @@ async def test_a_task_that_holds_the_interpreter_keeps_its_lease(whole: Whole) -
         assert alive(int(runner))
         [attempt] = job.attempts
         took = attempt.end_time.ToDatetime() - attempt.start_time.ToDatetime()
-        seconds = max(took.total_seconds() - hold, 0.0)
+        seconds = max(took.total_seconds() - HELD, 0.0)
         await history(client, handle.id)
-    whole.report(9, seconds, held=f"{hold} s", extra_executions=0)
+    whole.report(9, seconds, held=f"{HELD} s", extra_executions=0)
 
 
 async def test_after_all_that_workers_hold_what_is_leased(whole: Whole, tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ async def test_after_all_that_workers_hold_what_is_leased(whole: Whole, tmp_path
     async with whole.client() as client:
         await workers_up(client, WORKERS)
         handle = await whole.submit(client, "gated", path=str(gate))
-        await whole.executed(handle.id, 1)
+        await whole.running(handle)
         assert await asyncio.to_thread(whole.ask_workers) == []
         looked_at = whole.summary["checks"]["workers"]["looked_at"]
         gate.touch()

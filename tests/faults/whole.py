@@ -1,4 +1,4 @@
-"""The whole service with a short lease, for the tests that hurt its workers and runners."""
+"""The whole service, for the tests that hurt its workers and runners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,20 @@ from longshore.v1.watch_pb2 import WatchProgressResponse as Event
 from tests.e2e.service import LONGSHORE, Service
 from tests.faults.closing import Told, close_books
 
-LEASE = 2.0
-ABANDON = 4.0
-BOUND = 30.0
-_SETTINGS = f"""
+LEASE = 30.0
+"""Unless a test is about it: a machine that pauses must not take a worker's jobs away."""
+BOUND = 60.0
+_SETTINGS = """
 tasks = ["faulty_tasks"]
 [pools.cpu]
 cpu = 4
 memory = 1073741824
-minimum_workers = {{workers}}
-maximum_workers = {{workers}}
+minimum_workers = {workers}
+maximum_workers = {workers}
 maximum_runners = 4
 [scheduler]
-lease = {LEASE}
-abandon = {ABANDON}
+lease = {lease}
+abandon = {abandon}
 sweep_interval = 0.1
 """
 
@@ -42,9 +42,10 @@ class Whole:
     told: what callers were told, for the closing check. marks: lines "job attempt pid ...".
     """
 
-    def __init__(self, folder: Path, workers: int, seed: int = 0) -> None:
+    def __init__(self, folder: Path, workers: int, lease: float, seed: int = 0) -> None:
         self.service = Service(folder)
-        self.service.config.write_text(_SETTINGS.format(workers=workers))
+        settings = _SETTINGS.format(workers=workers, lease=lease, abandon=2 * lease)
+        self.service.config.write_text(settings)
         self.service.modules = Path(__file__).parent
         self.marks = folder / "marks"
         self.marks.touch()
@@ -71,7 +72,8 @@ class Whole:
 
     def executions(self, job_id: str) -> list[list[str]]:
         """The marks of a job: attempt, pid, and what else the task wrote."""
-        lines = [line.split() for line in self.marks.read_text().splitlines()]
+        whole, _, _ = self.marks.read_text().rpartition("\n")  # the last may be half written
+        lines = [line.split() for line in whole.splitlines()]
         return [rest for job, *rest in lines if job == job_id]
 
     async def executed(self, job_id: str, times: int) -> list[list[str]]:
@@ -80,6 +82,14 @@ class Whole:
             while len(found := self.executions(job_id)) < times:
                 await asyncio.sleep(0.01)
         return found
+
+    async def running(self, handle: JobHandle) -> list[str]:
+        """The mark of a job's first execution, once the service has heard of it too."""
+        [mark] = await self.executed(handle.id, 1)
+        async with asyncio.timeout(BOUND):
+            while not (await handle.status()).job.HasField("start_time"):
+                await asyncio.sleep(0.01)
+        return mark
 
     def report(self, row: int, seconds: float, **counts: object) -> None:
         """The line of a fault, and a doctor who finds nothing in the running service."""
@@ -106,11 +116,13 @@ class Whole:
         """What the doctor finds who asks the workers too. Its raylet knows where Ray's head is,
         and the token that it asks for."""
         for pid in self.service.processes():
-            told = _pairs(pid, "cmdline")
-            if address := told.get("--gcs-address"):
-                token = _pairs(pid, "environ")["RAY_AUTH_TOKEN"]
-                return self.doctor("--ray", address, RAY_AUTH_TOKEN=token)
-        raise AssertionError("no raylet")
+            with suppress(OSError):  # one that has just ended
+                if address := _pairs(pid, "cmdline").get("--gcs-address"):
+                    token = _pairs(pid, "environ")["RAY_AUTH_TOKEN"]
+                    break
+        else:
+            raise AssertionError("no raylet")
+        return self.doctor("--ray", address, RAY_AUTH_TOKEN=token)
 
 
 def _pairs(pid: int, name: str) -> dict[str, str]:
@@ -120,9 +132,9 @@ def _pairs(pid: int, name: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, workers: int) -> Iterator[Whole]:
+def serving(folder: Path, workers: int, lease: float = LEASE) -> Iterator[Whole]:
     """Runs a service; when it has stopped, its books are closed and the doctor finds nothing."""
-    whole = Whole(folder, workers)
+    whole = Whole(folder, workers, lease)
     whole.service.start()
     try:
         yield whole

@@ -18,14 +18,20 @@ import sqlite3
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from longshore_store.model import Completion, Lease
 from longshore_store.sql import SqlStore
 from tests.scheduler.harness import make_job
 
 LONGEST_LIFE = 0.7
+BIRTHS, LONGEST_OF_ALL = 2, 3.0
+"""On a slow machine a life lasts longer: times that the first one took to its first answer."""
 SIDE_BY_SIDE = 4
 CHECK_EVERY = 10
+PATIENCE = 60.0
 
 
 async def work(store: SqlStore, term: int, numbers: itertools.count[int], said: int) -> None:
@@ -54,20 +60,29 @@ async def live(path: str, life: int, said: int) -> None:
     await asyncio.gather(*(work(store, term, numbers, said) for _ in range(SIDE_BY_SIDE)))
 
 
-def die(path: str, life: int, said: int, seconds: float) -> None:
-    """Forks a life and kills it after so long. Raises where it ended by itself."""
+def die(path: str, life: int, said: int, ripe: Callable[[], object]) -> None:
+    """Forks a life and kills it when `ripe` returns. Raises where it ended by itself."""
     pid = os.fork()
     if pid == 0:
         try:
             asyncio.run(live(path, life, said))
         finally:
             os._exit(1)
-    time.sleep(seconds)
+    ripe()
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     os.write(said, b"\n")  # a kill may cut a write short, at the border of a page
     if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
         raise RuntimeError(f"life {life} ended by itself with status {status}")
+
+
+def until_written(acknowledged: Path) -> None:
+    """The first life has had an answer. Raises where none comes."""
+    end = time.monotonic() + PATIENCE
+    while not acknowledged.stat().st_size:
+        if time.monotonic() > end:
+            raise RuntimeError(f"nothing was written in {PATIENCE:g} s")
+        time.sleep(0.001)
 
 
 def check(path: str) -> None:
@@ -85,8 +100,11 @@ def main(path: str, acknowledged: str, kills: str, seed: str) -> None:
     """All lives."""
     seeded = random.Random(seed)
     said = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for life in range(int(kills)):
-        die(path, life, said, seeded.uniform(0, LONGEST_LIFE))
+    began = time.monotonic()
+    die(path, 0, said, partial(until_written, Path(acknowledged)))
+    longest = max(LONGEST_LIFE, min(BIRTHS * (time.monotonic() - began), LONGEST_OF_ALL))
+    for life in range(1, int(kills)):
+        die(path, life, said, partial(time.sleep, seeded.uniform(0, longest)))
         if life % CHECK_EVERY == CHECK_EVERY - 1:
             check(path)
     check(path)

@@ -15,17 +15,18 @@ from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import job_pb2
 from longshore_scheduler.scheduler import Scheduler
-from longshore_store.model import JobRecord, NewJob, QueueDeclaration
+from longshore_store.model import JobRecord, NewJob
 from longshore_store.needs import needs_json
 from longshore_store.settings import Settings, parse_settings
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.topology_records import QueueDeclaration
 from tests.scheduler.fake_cluster import FakeCluster, hang
 
 GIB = 1024**3
 _ids = itertools.count(1)  # rising, as a server gives them: jobs of one moment are in their order
 CPU = needs_json(cpu_millis=1000)
-DEADLINE = 10.0
+DEADLINE = 30.0  # below the longest sweep interval, which shows what waits for no sweep
 
 
 class Clock:
@@ -47,8 +48,10 @@ class Clock:
 def make_settings(**scheduler: Any) -> Settings:
     """One CPU pool of one worker with 4 cores, unless `pools` says otherwise."""
     pools = scheduler.pop("pools", {"cpu": {"cpu": 4, "memory": 8 * GIB}})
-    values = {"sweep_interval": 0.05, "term": 5.0, **scheduler}
-    return parse_settings({"pools": pools, "scheduler": values})
+    queues = scheduler.pop("queues", {"default": {}})
+    # Terms are renewed by the real clock: a pause of the machine must not end one.
+    values = {"sweep_interval": 0.05, "term": 300.0, **scheduler}
+    return parse_settings({"pools": pools, "queues": queues, "scheduler": values})
 
 
 def make_spec(task: str, *, retry: dict[str, Any] | None = None, **timeouts: float) -> bytes:
@@ -123,6 +126,21 @@ class Harness:
         job = await self.store.read_job(job_id, full=True)
         assert job is not None
         return job
+
+    async def replace_leader(self, leader_id: str, seconds: float) -> int:
+        """Lets the term run out and begins another one, whatever the leader renews meanwhile."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            self.clock.advance(301.0)
+            term = await self.store.lead(leader_id, round(seconds * 1e6))
+            if term is not None:
+                return term
+            assert time.monotonic() < end, "it renews each time"
+
+    async def handed_over(self, *job_ids: str) -> None:
+        """Waits until workers have these jobs; the store shows a lease before it is delivered."""
+        cluster = self.cluster
+        await until(lambda: {i for w in cluster.alive for i in w.jobs}.issuperset(job_ids))
 
     async def sweeps(self, count: int = 3) -> None:
         """Waits until the newest scheduler has swept so often: what it will do, it has done."""

@@ -34,7 +34,7 @@ async def test_a_leased_job_is_recalled(harness: Harness) -> None:
 
 async def test_a_running_job_is_cancelled_at_once(harness: Harness) -> None:
     harness.cluster.default = hang
-    await harness.launch(make_settings(sweep_interval=30.0))
+    await harness.launch(make_settings(sweep_interval=60.0))
     job_id = await start(harness, JobState.RUNNING)
     await harness.store.cancel_jobs([job_id], "no need", False)
     (job,) = await harness.reach(JobState.CANCELLED, job_id)

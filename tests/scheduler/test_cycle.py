@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -52,15 +51,11 @@ async def test_many_jobs_are_run_once_each(harness: Harness) -> None:
 
 
 async def test_an_idle_scheduler_assigns_at_once(harness: Harness) -> None:
-    await harness.launch(make_settings(sweep_interval=30.0))
-    waits = []
+    await harness.launch(make_settings(sweep_interval=60.0))
+    worker = harness.cluster.only()
     for _ in range(5):
-        began = time.perf_counter()
         (job_id,) = await harness.submit(make_job())
-        worker = harness.cluster.only()
-        await until(partial(_was_assigned, worker, job_id))
-        waits.append(time.perf_counter() - began)
-    assert min(waits) < 0.05  # no tick of 30 s in the way
+        await until(partial(_was_assigned, worker, job_id))  # no tick of 60 s in the way
 
 
 async def test_an_assignment_carries_what_the_attempt_needs(harness: Harness) -> None:
@@ -178,6 +173,7 @@ async def test_jobs_that_fit_nowhere_do_not_hide_those_behind_them(harness: Harn
     large = needs_json(cpu_millis=64_000)
     await harness.submit(*(make_job(needs_json=large) for _ in range(100)))
     (job_id,) = await harness.submit(make_job())
+    harness.clock.advance(1.1)  # all is looked at once a second, and may have been just before
     await harness.reach(JobState.SUCCEEDED, job_id)
 
 

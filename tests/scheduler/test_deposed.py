@@ -30,8 +30,7 @@ async def launch(harness: Harness, **options: Any) -> tuple[Crew, Worker, FakeWo
 
 
 async def depose(harness: Harness) -> int:
-    harness.clock.advance(LONG + 1)
-    term = await harness.store.lead("the next one", 10**12)
+    term = await harness.replace_leader("the next one", 1e6)
     assert term == 2
     return term
 

@@ -11,9 +11,10 @@ import pytest
 from longshore_cpu_workers.wire import Checkpointed
 from longshore_scheduler.draining import KEPT, PATIENCE, SEEN
 from longshore_scheduler.roster import WorkerState
-from longshore_store.model import StoreUnavailable, WorkerRecord
+from longshore_store.model import StoreUnavailable
 from longshore_store.orders import WorkerOrder
 from longshore_store.states import JobState
+from longshore_store.topology_records import WorkerRecord
 from tests.scheduler.fake_cluster import FakeWorker, echo, hang, never_begin
 from tests.scheduler.harness import DEADLINE, GIB, Harness, make_job, make_settings, until
 
@@ -91,6 +92,7 @@ async def test_a_drain_lets_work_finish_and_gives_the_rest_back(harness: Harness
     harness.cluster.default = never_begin
     waiting = await harness.submit(make_job(), make_job())
     await harness.reach(JobState.LEASED, *waiting)
+    await harness.handed_over(*waiting)
     harness.cluster.default = echo
     await order(harness, worker, DRAINING)
     await harness.reach(JobState.SUCCEEDED, *waiting)  # by the replacement, before it is over

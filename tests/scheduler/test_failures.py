@@ -169,6 +169,7 @@ async def test_a_worker_that_cannot_be_followed_is_lost_without_quotes(
 
     with monkeypatch.context() as patched:
         patched.setattr(harness.cluster, "poll", garble)
+        harness.cluster.only().report()  # ends the poll under way
         await until(lambda: "cannot be followed" in caplog.text)
         harness.cluster.default = echo
     (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
@@ -181,6 +182,7 @@ async def test_what_a_lost_worker_held_comes_back_though_the_store_refuses_to_fo
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await harness.launch_hanging()
+    await harness.sweeps()  # it is published: only its death asks the store to forget it
 
     async def refuse(term: int, worker_ids: list[str]) -> None:
         raise RuntimeError("it cannot be written")
@@ -188,7 +190,7 @@ async def test_what_a_lost_worker_held_comes_back_though_the_store_refuses_to_fo
     with monkeypatch.context() as refusing:
         refusing.setattr(harness.store, "remove_workers", refuse)
         harness.cluster.only().die()
-        await until(lambda: not harness.schedulers[-1].ready_workers)
+        await until(lambda: harness.cluster.created == 2)
         await until(lambda: harness.schedulers[-1].ready_workers == 1)
     harness.cluster.default = echo
     for _ in range(3):

@@ -275,10 +275,10 @@ def test_planning_a_thousand_heads_is_quick_on_many_workers() -> None:
     heads = [*make_heads(500, task="a"), *make_heads(500, task="b")]
     snapshot = make_snapshot(workers, heads, run_times={"a": 1e-4})
     best = min(_time(snapshot) for _ in range(10))
-    assert best < 0.02  # 3 ms on an idle machine; this one is shared
+    assert best < 0.02  # of this thread's own time, on whatever machine; 3 ms on most
 
 
 def _time(snapshot: Snapshot) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(plan(snapshot).placements) == 1000
-    return time.perf_counter() - began
+    return time.thread_time() - began

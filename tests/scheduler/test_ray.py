@@ -13,9 +13,9 @@ import pytest
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.roster import WorkerState
 from longshore_scheduler.scheduler import Scheduler
-from longshore_store.model import QueueDeclaration, WorkerRecord
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.topology_records import QueueDeclaration, WorkerRecord
 from tests.scheduler.fake_cluster import FakeCluster
 from tests.scheduler.harness import Clock, Harness, make_job, make_settings, make_spec, until
 
@@ -32,6 +32,7 @@ def make_cluster(folder: Path) -> RayCluster:
     )
 
 
+@pytest.mark.timeout(300)  # a start of Ray alone may take a minute
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 async def test_jobs_run_on_ray(tmp_path: Path) -> None:
     store = SqlStore(f"sqlite:///{tmp_path / 'jobs.db'}")
@@ -85,7 +86,8 @@ async def check_cancel(harness: Harness) -> None:
 async def check_drain(harness: Harness) -> None:
     """This Ray has no room for a second worker: the drained one gives up its place."""
     worker = await only_worker(harness)
-    (job_id,) = await harness.submit(make_job("ray_test.drained", payload='{"n":5}'))
+    spec = make_spec("ray_test.drained", cancel_grace=10.0)
+    (job_id,) = await harness.submit(make_job("ray_test.drained", spec=spec, payload='{"n":5}'))
     await harness.reach(JobState.RUNNING, job_id)
     until_us = harness.store.now_us() + 500_000
     await harness.store.order_workers([worker.id], WorkerState.DRAINING, until_us)
@@ -100,7 +102,7 @@ async def check_drain(harness: Harness) -> None:
 
 async def only_worker(harness: Harness) -> WorkerRecord:
     """Waits until the store shows one worker alone."""
-    end = time.monotonic() + 20.0
+    end = time.monotonic() + 60.0
     while len(found := await harness.store.list_workers()) != 1:
         assert time.monotonic() < end, found
         await asyncio.sleep(0.02)

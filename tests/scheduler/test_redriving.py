@@ -64,7 +64,7 @@ async def lead(harness: Harness, leader_id: str = "one") -> Term:
     assert number is not None
     settings = make_settings().scheduler
     cluster = FakeCluster(harness.clock.seconds)
-    return Term(number, harness.store, cluster, settings, [], clock=harness.clock.seconds)
+    return Term(number, harness.store, cluster, settings, [], {}, clock=harness.clock.seconds)
 
 
 class Chore:

@@ -17,7 +17,7 @@ from longshore_store.redrive_records import DeadLetters, RedriveRecord
 from longshore_store.retention_records import DAY
 from longshore_store.settings import RetentionSettings
 from longshore_store.states import JobState
-from tests.scheduler.harness import Harness, make_job, make_settings, until
+from tests.scheduler.harness import DEADLINE, Harness, make_job, make_settings, until
 
 SETTINGS = RetentionSettings(batch=32)
 WEEK = 7 * DAY / 1e6
@@ -28,7 +28,9 @@ async def make_term(harness: Harness) -> Term:
     number = await harness.store.lead("test", 10**15)
     assert number is not None
     settings = make_settings().scheduler
-    return Term(number, harness.store, harness.cluster, settings, [], clock=harness.clock.seconds)
+    return Term(
+        number, harness.store, harness.cluster, settings, [], {}, clock=harness.clock.seconds
+    )
 
 
 async def make_retention(harness: Harness, artifacts: Path | None = None) -> Retention:
@@ -176,7 +178,7 @@ async def test_a_replaced_leader_deletes_nothing(harness: Harness) -> None:
     harness.clock.advance(WEEK)
     await harness.store.resign("test")
     assert await harness.store.lead("another", 10**15) is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await retention.run()
     assert await existing(harness, old) == set(old)
 

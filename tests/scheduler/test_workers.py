@@ -34,6 +34,7 @@ async def test_what_a_dead_worker_ran_is_rerun_by_its_successor(harness: Harness
     dead.die()
     (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
     assert [a.failure_class for a in job.attempts] == [6, 0]
+    await harness.sweeps()  # it is published
     (worker,) = await harness.store.list_workers()
     assert worker.id != dead.info.worker_id
 
@@ -129,16 +130,17 @@ async def test_a_worker_that_is_slow_to_take_work_keeps_what_it_runs(
 
 async def test_an_orphan_of_a_failed_lease_call_is_released(harness: Harness) -> None:
     await harness.launch()
-    lease_jobs = harness.store.lease_jobs
+    lease_jobs, leased = harness.store.lease_jobs, asyncio.Event()
 
     async def lose_the_answer(*arguments: Any) -> Any:
         harness.store.lease_jobs = lease_jobs  # type: ignore[method-assign]
         await lease_jobs(*arguments)
+        leased.set()
         raise StoreUnavailable("after the commit")
 
     harness.store.lease_jobs = lose_the_answer  # type: ignore[method-assign, assignment]
     (job_id,) = await harness.submit(make_job())
-    await harness.reach(JobState.LEASED, job_id)
+    await leased.wait()
     for _ in range(3):
         harness.clock.advance(6.0)
         await harness.sweeps()
@@ -172,7 +174,7 @@ async def test_what_was_handed_ahead_is_recalled_where_another_worker_is_idle(
     await harness.reach(JobState.SUCCEEDED, *ids)  # echo is quick, as far as anybody knows
     harness.cluster.default = never_begin
     ids = await harness.submit(*(make_job() for _ in range(20)))
-    await harness.reach(JobState.LEASED, *ids)
+    await harness.handed_over(*ids)
     slow, idle = harness.cluster.alive
     for job in list(idle.jobs.values()):
         echo(idle, job)
@@ -205,7 +207,7 @@ async def test_stopping_brings_everything_home(harness: Harness) -> None:
     scheduler = await harness.launch()
     ids = await harness.submit(make_job("run"), make_job("wait"))
     await harness.reach(JobState.RUNNING, ids[0])
-    await harness.reach(JobState.LEASED, ids[1])
+    await harness.handed_over(*ids)
     await scheduler.stop(0.0)
     jobs = await harness.reach(JobState.QUEUED, *ids)
     assert all(job.state is JobState.QUEUED for job in jobs)
@@ -299,18 +301,19 @@ async def test_a_refusal_that_comes_late_takes_nothing_from_the_next_attempt(
     """The attempt was recalled and leased anew while the call that refused it was on its way."""
     harness.cluster.default = hang
     await harness.launch()
-    refuse = asyncio.Event()
+    called, refuse = asyncio.Event(), asyncio.Event()
     assign = harness.cluster.assign
 
     async def refused(worker_id: str, assignments: Sequence[Assignment]) -> None:
         monkeypatch.setattr(harness.cluster, "assign", assign)
+        called.set()
         await refuse.wait()
         raise ValueError("not a batch")
 
     monkeypatch.setattr(harness.cluster, "assign", refused)
     (job_id,) = await harness.submit(make_job())
-    (job,) = await harness.reach(JobState.LEASED, job_id)
-    worker = harness.cluster.only()
+    await called.wait()
+    worker, job = harness.cluster.only(), await harness.job(job_id)
     worker.report(Returned(job_id, job.fence, worker.clock()))
     await harness.reach(JobState.RUNNING, job_id)
     refuse.set()
@@ -345,6 +348,7 @@ async def test_a_worker_whose_stop_fails_is_lost(
 
     monkeypatch.setattr(harness.cluster, "stop_worker", fail)
     harness.cluster.default = echo
+    await harness.sweeps()  # it is published, and may be given orders
     await harness.store.order_workers([worker.info.worker_id], WorkerState.DRAINING, None)
     await harness.reach(JobState.SUCCEEDED, job_id)
     assert not worker.alive

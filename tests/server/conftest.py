@@ -1,4 +1,4 @@
-"""The harness as a fixture."""
+"""The harness as a fixture, and the patience that all tests need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.harness import Harness, opened
+from longshore_server import catalogue
+from tests.server.harness import DEADLINE, Harness, opened
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that pauses for some seconds is no store that does not answer."""
+    monkeypatch.setattr(catalogue, "READ_TIMEOUT", DEADLINE)
 
 
 @pytest.fixture

@@ -23,14 +23,16 @@ from longshore.v1.job_service_pb2_grpc import JobServiceStub
 from longshore.v1.pool_service_pb2_grpc import PoolServiceStub
 from longshore.v1.queue_service_pb2_grpc import QueueServiceStub
 from longshore.v1.task_service_pb2_grpc import TaskServiceStub
+from longshore_server import answering
 from longshore_server.server import LongshoreServer
 from longshore_store import model as m
 from longshore_store.needs import needs_json
 from longshore_store.settings import Settings, parse_settings
 from longshore_store.sql import SqlStore
+from longshore_store.topology_records import PoolRecord, QueueDeclaration, TaskRecord
 
 GIB = 1024**3
-DEADLINE = 10.0
+DEADLINE = 30.0
 Event = watch_pb2.WatchProgressResponse
 
 
@@ -60,10 +62,10 @@ def transcode(ctx: Context, params: Video) -> Text:
 
 
 POOLS = [
-    m.PoolRecord(
+    PoolRecord(
         "cpu", needs_json(cpu_millis=4000, memory_bytes=8 * GIB), 1, 2, 1, 0, 0, simulated=False
     ),
-    m.PoolRecord(
+    PoolRecord(
         "gpu",
         needs_json(
             cpu_millis=8000,
@@ -78,8 +80,9 @@ POOLS = [
 
 
 def make_settings(**server: Any) -> Settings:
-    """Short clocks, so that nothing here waits for long."""
-    return parse_settings({"server": {"shutdown_grace": 2.0, "slow_reader_timeout": 5.0, **server}})
+    """Patient, since a machine may pause: what a test wants to be short, it says."""
+    patient = {"shutdown_grace": 60.0, "slow_reader_timeout": 60.0}
+    return parse_settings({"server": {**patient, **server}})
 
 
 class Harness:
@@ -144,13 +147,10 @@ async def opened(folder: Path, settings: Settings | None = None) -> AsyncIterato
     await store.open()
     queues = [("default", 0), ("slow", 0), ("tiny", 3), ("timed", 0)]
     await store.declare_queues(
-        [
-            m.QueueDeclaration(n, most, 90_000_000 if n == "timed" else None, "")
-            for n, most in queues
-        ]
+        [QueueDeclaration(n, most, 90_000_000 if n == "timed" else None, "") for n, most in queues]
     )
     await store.publish_tasks(
-        [m.TaskRecord(t.name, json.dumps(t.describe())) for t in (echo, transcode)]
+        [TaskRecord(t.name, json.dumps(t.describe())) for t in (echo, transcode)]
     )
     await store.publish_pools(POOLS)
     server = LongshoreServer(store, settings or make_settings(), listen="127.0.0.1:0", poll=0.2)
@@ -168,6 +168,14 @@ async def opened(folder: Path, settings: Settings | None = None) -> AsyncIterato
 
 def request(**spec: Any) -> pb.SubmitRequest:
     return pb.SubmitRequest(spec=job_pb2.JobSpec(**{"task": "echo", **spec}))
+
+
+def brief_wait(patch: pytest.MonkeyPatch) -> float:
+    """A deadline, from now on, of which a handler waits for half a second. All the rest is for
+    reading and answering, on however slow a machine."""
+    patch.setattr(answering, "ANSWER_SHARE", 1.0)
+    patch.setattr(answering, "ANSWER_TIME", DEADLINE)
+    return 2 * DEADLINE + 0.5
 
 
 class Refused:

@@ -19,6 +19,7 @@ from longshore_server import queue_service
 from longshore_store import model as m
 from longshore_store.failure import FailureRecord
 from longshore_store.redrive_records import Advanced, RedriveState
+from longshore_store.topology_records import QueueDeclaration, TaskRecord
 from tests.server.harness import Harness, echo, read_to_end, refused, take_until
 
 UNKNOWN = "01a201db-6281-7658-a8fa-9f3f68a64e13"
@@ -276,7 +277,7 @@ async def test_jobs_of_a_queue_that_is_gone_are_refused(harness: Harness) -> Non
     """Nobody would look for them there."""
     job_id = await dead(harness, queue="slow")
     await dead(harness, queue="tiny")
-    declared = [m.QueueDeclaration("default", 0, None, "")]
+    declared = [QueueDeclaration("default", 0, None, "")]
     await harness.store.declare_queues(declared)
     await without_echo(harness)
     refusal = await refused(harness.queues.Redrive(redrive()))
@@ -288,7 +289,7 @@ async def test_jobs_of_a_queue_that_is_gone_are_refused(harness: Harness) -> Non
         ("QUEUE_NOT_FOUND", "slow", "1"),
         ("QUEUE_NOT_FOUND", "tiny", "1"),
     ]
-    await harness.store.publish_tasks([m.TaskRecord("echo", json.dumps(echo.describe()))])
+    await harness.store.publish_tasks([TaskRecord("echo", json.dumps(echo.describe()))])
     refusal = await refused(harness.jobs.Retry(pb.RetryRequest(job_id=job_id)))
     assert (refusal.code, refusal.reason) == (StatusCode.FAILED_PRECONDITION, "QUEUE_NOT_FOUND")
 

@@ -10,9 +10,9 @@ from grpc import StatusCode
 
 from longshore.v1 import pool_service_pb2 as pools
 from longshore_server import pool_service
-from longshore_store import model as m
 from longshore_store.orders import DrainUpdate, WorkerOrder
-from tests.server.harness import DEADLINE, Harness, refused
+from longshore_store.topology_records import WorkerRecord
+from tests.server.harness import DEADLINE, Harness, brief_wait, refused
 
 READY, CORDONED, DRAINING, LOST = 2, 3, 4, 5
 
@@ -20,7 +20,7 @@ READY, CORDONED, DRAINING, LOST = 2, 3, 4, 5
 async def record(harness: Harness, *ids: str, state: int = READY, active: int = 0) -> None:
     now = harness.store.now_us()
     rows = [
-        m.WorkerRecord(i, i.split("-")[0], state, f"node-{i}", 7, "{}", "[]", active, now, now)
+        WorkerRecord(i, i.split("-")[0], state, f"node-{i}", 7, "{}", "[]", active, now, now)
         for i in ids
     ]
     await harness.store.record_workers(harness.term, rows)
@@ -45,11 +45,12 @@ def drain(harness: Harness, *ids: str, grace: float | None = 5, **choice: str) -
 
 async def test_a_drain_is_ordered_and_waited_for(harness: Harness) -> None:
     await record(harness, "cpu-1", "cpu-2", "gpu-1", active=3)
-    now = harness.store.now_us()
+    before = harness.store.now_us()
     call = drain(harness, "cpu-1", "gpu-1")
     first, second = await ordered(harness, "cpu-1", "gpu-1")
     assert (first.state, second.state) == (DRAINING, DRAINING)
-    assert 0 <= (first.drain_until_us or 0) - now - 5_000_000 < 5_000_000
+    began = (first.drain_until_us or 0) - 5_000_000
+    assert before <= began <= harness.store.now_us()
     again = drain(harness, "cpu-1", grace=500)
     drains = [DrainUpdate("cpu-1", 2, 1, True), DrainUpdate("gpu-1", 1, 0, False)]
     await harness.store.record_drains(harness.term, drains)
@@ -127,14 +128,18 @@ async def test_an_order_that_nobody_carries_out_stands(
     assert (await ordered(harness, "cpu-2"))[0].state == CORDONED
 
 
-async def test_a_caller_with_little_time_is_told_what_is_pending(harness: Harness) -> None:
+async def test_a_caller_with_little_time_is_told_what_is_pending(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_service, "CORDON_PATIENCE", 3600.0)
+    timeout = brief_wait(monkeypatch)
     await record(harness, "cpu-1")
-    request = pools.DrainWorkersRequest(worker_ids=["cpu-1"], grace=Duration(seconds=60))
-    pending = await refused(harness.pools.DrainWorkers(request, timeout=1))
+    request = pools.DrainWorkersRequest(worker_ids=["cpu-1"], grace=Duration(seconds=3600))
+    pending = await refused(harness.pools.DrainWorkers(request, timeout=timeout))
     assert pending.reason == "ORDER_PENDING"
     await record(harness, "cpu-2")
     cordon = pools.CordonWorkerRequest(worker_id="cpu-2", cordoned=True)
-    pending = await refused(harness.pools.CordonWorker(cordon, timeout=1))
+    pending = await refused(harness.pools.CordonWorker(cordon, timeout=timeout))
     assert pending.reason == "ORDER_PENDING"
 
 

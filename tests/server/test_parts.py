@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from types import SimpleNamespace
 from typing import cast
 
 import grpc
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 
 from longshore.v1 import job_pb2
 from longshore.v1.job_service_pb2 import SubmitRequest
+from longshore_server import answering
 from longshore_server import catalogue as catalogue_module
 from longshore_server.admission import Admission, read_items
 from longshore_server.capacity import offers, slots
 from longshore_server.catalogue import Catalogue, CatalogueReader
 from longshore_server.hub import WatchHub
+from longshore_server.identity import Context
 from longshore_server.ids import IdSource, is_id
 from longshore_server.overload import retry_delay
 from longshore_server.paging import make_token, read_token
@@ -31,18 +34,19 @@ from longshore_store import model as m
 from longshore_store.needs import needs_json, parse_needs
 from longshore_store.states import JobState
 from longshore_store.store import Store
+from longshore_store.topology_records import PoolRecord, QueueRecord, TaskRecord
 from tests.server.harness import DEADLINE, POOLS, echo, request, until
 
 CPU = needs_json(cpu_millis=1000)
 
 
-def queue(name: str = "default", **values: int) -> m.QueueRecord:
+def queue(name: str = "default", **values: int) -> QueueRecord:
     counters = {"waiting": 0, "active": 0, "drained": 0, **values}
-    return m.QueueRecord(name, False, "", None, 0, None, "", **counters)
+    return QueueRecord(name, False, "", None, 0, None, "", **counters)
 
 
 def catalogue(
-    queues: list[m.QueueRecord], rates: dict[str, Rate], pools: list[m.PoolRecord]
+    queues: list[QueueRecord], rates: dict[str, Rate], pools: list[PoolRecord]
 ) -> Catalogue:
     entry = parse_task(json.dumps(echo.describe()))
     named = {q.name: q for q in queues}
@@ -57,7 +61,7 @@ async def test_a_reading_that_failed_answers_nobody() -> None:
 
         reads = 0
 
-        async def list_tasks(self) -> list[m.TaskRecord]:
+        async def list_tasks(self) -> list[TaskRecord]:
             self.reads += 1
             if self.reads > 1:
                 reading.set()
@@ -65,7 +69,7 @@ async def test_a_reading_that_failed_answers_nobody() -> None:
                 raise m.StoreUnavailable("it is cut off")
             return []
 
-        async def list_queues(self) -> list[m.QueueRecord]:
+        async def list_queues(self) -> list[QueueRecord]:
             return []
 
         list_pools = list_queues
@@ -86,7 +90,7 @@ async def test_a_store_that_only_surprises_is_lost_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(catalogue_module, "LOST_AFTER", 0.0)
 
     class Odd:
-        async def list_tasks(self) -> list[m.TaskRecord]:
+        async def list_tasks(self) -> list[TaskRecord]:
             raise LookupError("a column is gone")
 
     reader = CatalogueReader(cast(Store, Odd()), period=0.0)
@@ -209,6 +213,14 @@ def test_fingerprint_is_of_what_the_caller_said() -> None:
     assert fingerprint(unique) != fingerprint(request())
 
 
+@pytest.mark.parametrize("deadline", [0.01, 1.0, 60.0, 86400.0])
+def test_what_waits_leaves_time_to_answer(deadline: float) -> None:
+    context = cast(Context, SimpleNamespace(time_remaining=lambda: deadline))
+    patience = answering._patience(context)
+    assert patience is not None
+    assert 0 < answering.waiting_time(context) < patience < deadline
+
+
 def test_estimate_from_the_rate() -> None:
     found = catalogue([queue(waiting=500)], {"default": Rate(50, 10)}, POOLS[:1])
     placed = place(found, "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
@@ -248,7 +260,7 @@ async def test_a_drain_waits_for_watches_also_where_others_have_gone_before() ->
     with hub.admitted():
         pass
     with hub.admitted():
-        drain = asyncio.create_task(hub.drain(10))
+        drain = asyncio.create_task(hub.drain(3600))
         await asyncio.sleep(0.01)
         assert not drain.done()
     await drain

@@ -15,7 +15,8 @@ from longshore.v1 import job_pb2, pool_service_pb2, queue_service_pb2, task_serv
 from longshore.v1 import job_service_pb2 as pb
 from longshore_store import model as m
 from longshore_store.failure import FailureRecord
-from tests.server.harness import DEADLINE, Harness, refused, request
+from longshore_store.topology_records import WorkerRecord
+from tests.server.harness import DEADLINE, Harness, brief_wait, refused, request, until
 
 UNKNOWN = "01a201db-6281-7658-a8fa-9f3f68a64e13"
 FULL = pb.JOB_VIEW_FULL
@@ -80,7 +81,7 @@ async def test_long_poll_answers_with_the_change(harness: Harness) -> None:
         job_id=job.job_id, after_revision=job.revision, wait=Duration(seconds=30)
     )
     poll = asyncio.ensure_future(harness.jobs.Status(ask))
-    await asyncio.wait([poll], timeout=0.1)
+    await until(lambda: harness.server.services.hub.open_watches == 1)
     assert not poll.done()
     await harness.lease(job.job_id)
     answer = await asyncio.wait_for(poll, DEADLINE)
@@ -93,16 +94,18 @@ async def test_long_poll_hears_of_progress(harness: Harness) -> None:
     revision = (await harness.jobs.Status(pb.StatusRequest(job_id=job.job_id))).job.revision
     ask = pb.StatusRequest(job_id=job.job_id, after_revision=revision, wait=Duration(seconds=30))
     poll = asyncio.ensure_future(harness.jobs.Status(ask))
-    await asyncio.wait([poll], timeout=0.1)
+    await until(lambda: harness.server.services.hub.open_watches == 1)
     await harness.progress(job.job_id, fence, 0.5, message="half", metrics={"fps": 24.0})
     progress = (await asyncio.wait_for(poll, DEADLINE)).job.progress
     assert (progress.fraction, progress.message, progress.metrics["fps"]) == (0.5, "half", 24.0)
 
 
-async def test_long_poll_ends_before_its_deadline(harness: Harness) -> None:
+async def test_long_poll_ends_before_its_deadline(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = await harness.submit()
-    ask = pb.StatusRequest(job_id=job.job_id, after_revision=99, wait=Duration(seconds=30))
-    answer = await harness.jobs.Status(ask, timeout=1)
+    ask = pb.StatusRequest(job_id=job.job_id, after_revision=99, wait=Duration(seconds=3600))
+    answer = await harness.jobs.Status(ask, timeout=brief_wait(monkeypatch))
     assert answer.job.state == job_pb2.JOB_STATE_QUEUED
 
 
@@ -128,7 +131,7 @@ async def test_long_poll_of_an_ended_job_answers_at_once(harness: Harness) -> No
     job = await harness.submit()
     await harness.run(job.job_id)
     ask = pb.StatusRequest(job_id=job.job_id, after_revision=99, wait=Duration(seconds=60))
-    answer = await asyncio.wait_for(harness.jobs.Status(ask), 5)
+    answer = await asyncio.wait_for(harness.jobs.Status(ask), DEADLINE)
     assert answer.job.state == job_pb2.JOB_STATE_SUCCEEDED
     assert not answer.HasField("placement")
 
@@ -253,7 +256,7 @@ async def test_pools_and_workers(harness: Harness) -> None:
     shape = '{"cpu_millis":4000}'
     devices = '[{"index":0,"uuid":"u","name":"l4","memory_bytes":1,"simulated":true}]'
     workers = [
-        m.WorkerRecord(f"w{n}", pool, 2, "node", 7, shape, devices, 0, now, now)
+        WorkerRecord(f"w{n}", pool, 2, "node", 7, shape, devices, 0, now, now)
         for n, pool in enumerate(("cpu", "gpu", "cpu"))
     ]
     await harness.store.record_workers(harness.term, workers)

@@ -83,8 +83,13 @@ def read_ledger(folder: Path) -> tuple[Counter[str], Counter[str]]:
     ends: Counter[str] = Counter()
     for path in folder.iterdir():
         for line in path.read_text().splitlines():
-            job_id, _, what = line.split()
-            (begins if what == "begin" else ends)[job_id] += 1
+            match line.split():
+                case [job_id, _, "begin"]:
+                    begins[job_id] += 1
+                case [job_id, _, "end"]:
+                    ends[job_id] += 1
+                case _:  # a kill cut it short
+                    pass
     return begins, ends
 
 

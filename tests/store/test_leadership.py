@@ -15,19 +15,17 @@ from longshore_store.model import (
     Fenced,
     Lease,
     LogUpdate,
-    PoolRecord,
     ProgressUpdate,
-    QueueDeclaration,
     Start,
-    TaskRecord,
 )
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.topology_records import PoolRecord, QueueDeclaration, TaskRecord
 from tests.store.factory import HOUR, SECOND, Attempt, FakeClock, Yard, completion, setback
+from tests.store.patience import LONG
 from tests.store.places import Files, Place
 
 TTL = 10 * SECOND
-DEADLINE = 10.0
 
 
 async def test_one_leads(store: SqlStore, clock: FakeClock) -> None:
@@ -138,13 +136,13 @@ async def test_a_leader_does_not_queue_behind_readers(
     may_end = threading.Event()
 
     async def long(_: Connection) -> bool:
-        return may_end.wait(DEADLINE)
+        return may_end.wait(LONG)
 
     async with files.make(tmp_path / "store.db") as place:
         store = await place.open(clock)
         reading = [asyncio.create_task(store._dialect.read(long)) for _ in range(sqlite.READERS)]
         try:
-            async with asyncio.timeout(DEADLINE / 2):
+            async with asyncio.timeout(LONG / 2):
                 assert await store.lead("busy", TTL) == 1
         finally:
             may_end.set()

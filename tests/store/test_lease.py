@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from longshore_store.model import CheckpointUpdate, Lane, Lease, QueueDeclaration
+from longshore_store.model import CheckpointUpdate, Lane, Lease
 from longshore_store.states import JobState
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import (
     HOUR,
     NEEDS,

@@ -11,9 +11,10 @@ import pytest
 
 from longshore_store import committer
 from longshore_store.dialects import StoreLocked
-from longshore_store.model import QueueDeclaration, StoreUnavailable
+from longshore_store.model import StoreUnavailable
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import HOUR, FakeClock, Yard, completion, new_job
 from tests.store.places import Place, Postgres
 
@@ -161,8 +162,10 @@ async def test_large_bodies_do_not_meet_in_one_transaction(store: SqlStore) -> N
 HOLD = """
 import asyncio, sys
 from longshore_store.sql import SqlStore
+from tests.store.patience import be_patient
 
 async def main():
+    be_patient()
     store = SqlStore(sys.argv[1])
     await store.open()
     print("open", flush=True)

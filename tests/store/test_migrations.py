@@ -27,7 +27,7 @@ async def bare(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         return
     postgres: Postgres = request.getfixturevalue("postgres")
     yield await postgres.create("bare")
-    await postgres.execute("DROP DATABASE bare")
+    await postgres.drop("bare")
 
 
 async def in_database(store: SqlStore, work: Any) -> Any:
@@ -83,9 +83,12 @@ def test_the_head_is_the_newest_script() -> None:
 OPEN = """
 import asyncio, sys
 from longshore_store.sql import SqlStore
+from tests.store.patience import be_patient
 
 async def main():
+    be_patient()
     store = SqlStore(sys.argv[1])
+    print("ready", flush=True)
     sys.stdin.readline()
     await store.open()
     await store.close()
@@ -102,9 +105,12 @@ async def test_processes_migrate_at_once(postgres: Postgres) -> None:
         )
         for _ in range(3)
     ]
+    for child in children:
+        assert child.stdout is not None
+        await child.stdout.readline()
     outcomes = await asyncio.gather(*(child.communicate(b"\n") for child in children))
     assert [child.returncode for child in children] == [0, 0, 0], outcomes
     async with place:
         store = await place.open()
         assert await in_database(store, differences) == []
-    await postgres.execute("DROP DATABASE together")
+    await postgres.drop("together")

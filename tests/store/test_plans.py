@@ -244,7 +244,7 @@ async def test_postgres_never_reads_all_the_jobs(postgres: Postgres, clock: Fake
         assert heads
         assert not any("Sort" in plan for plan in heads)
         assert any("ix_jobs_failed" in plan for plan in plans)
-    await postgres.execute("DROP DATABASE plans")
+    await postgres.drop("plans")
 
 
 async def test_postgres_keeps_no_plan_from_when_it_was_empty(

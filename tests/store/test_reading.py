@@ -4,16 +4,21 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from longshore_store.committer import unavailable
 from longshore_store.dialects import Connection, make_dialect
-from longshore_store.model import JobQuery, ProgressUpdate, StoreUnavailable, WorkerRecord
+from longshore_store.dialects.beside import read_beside
+from longshore_store.model import JobQuery, ProgressUpdate, StoreUnavailable
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
+from longshore_store.tables import jobs
+from longshore_store.topology_records import WorkerRecord
 from tests.store.factory import REACHABLE, SECOND, START_US, Yard, new_job
+from tests.store.places import Files
 
 
 async def listed(store: SqlStore, **changes: Any) -> list[str]:
@@ -153,3 +158,17 @@ async def test_a_read_of_a_file_is_interrupted_in_the_end(tmp_path: Path) -> Non
         assert isinstance(unavailable(ended.value), StoreUnavailable)
         assert await dialect.read(read) == 1
     await dialect.close()
+
+
+async def test_who_reads_beside_lets_go_of_the_file(files: Files, tmp_path: Path) -> None:
+    """Not when it is collected: a Python warns of that then, in the middle of anything."""
+    path = tmp_path / "store.db"
+    source = read_beside(files.make(path).url)
+    await source.rows(select(jobs.c.id), {})
+    assert is_open(path)
+    await source.close()
+    assert not is_open(path)
+
+
+def is_open(path: Path) -> bool:
+    return str(path) in {file.path for file in psutil.Process().open_files()}

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
-from longshore_store.model import Accepted, JobQuery, Lane, QueueDeclaration, QueueFull
+from longshore_store.model import Accepted, JobQuery, Lane, QueueFull
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.tables import job_labels, jobs
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import HOUR, NEEDS, SECOND, START_US, FakeClock, Yard, new_job
 from tests.store.recount import fetch
 

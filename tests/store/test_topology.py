@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from longshore_store.model import (
-    Fenced,
+from longshore_store.model import Fenced
+from longshore_store.orders import DrainUpdate, WorkerOrder
+from longshore_store.sql import SqlStore
+from longshore_store.topology_records import (
     PoolRecord,
     QueueDeclaration,
     QueueRecord,
     TaskRecord,
     WorkerRecord,
 )
-from longshore_store.orders import DrainUpdate, WorkerOrder
-from longshore_store.sql import SqlStore
 from tests.store.factory import HOUR, SECOND, START_US, FakeClock, Yard, new_job
 
 READY, CORDONED, DRAINING = 2, 3, 4

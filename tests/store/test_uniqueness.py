@@ -12,7 +12,6 @@ from longshore_store.model import (
     JobQuery,
     NewJob,
     OnConflict,
-    QueueDeclaration,
     QueueFull,
     UniqueClaim,
     UniquenessConflict,
@@ -20,6 +19,7 @@ from longshore_store.model import (
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
 from longshore_store.tables import jobs
+from longshore_store.topology_records import QueueDeclaration
 from tests.store.factory import (
     HOUR,
     REACHABLE,

@@ -107,6 +107,14 @@ def offspring() -> Offspring:
 
     def newer() -> list[psutil.Process]:
         found = psutil.Process().children(recursive=True)
-        return [p for p in found if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in found if process.pid not in before and runs(process)]
 
     return newer
+
+
+def runs(process: psutil.Process) -> bool:
+    """False once it has ended; between two looks it may vanish."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +230,8 @@ def test_a_program_that_ignores_the_signal_is_killed(
     monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(stubborn))
     job = make_run(video=video)
     job.channel.cancel_when = lambda report: report.phase == "transcode"
-    started = time.monotonic()
     with pytest.raises(JobCancelled):
-        run(job, H264_120)
-    assert time.monotonic() - started < 10
+        run(job, H264_120)  # nothing else would end that program
     assert job.files == set()
     assert offspring() == []
 

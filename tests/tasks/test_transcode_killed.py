@@ -41,12 +41,16 @@ def attempt(clip: Path, job_id: str, fence: int, checkpoint: str | None = None) 
 
 
 async def stored(one: Bench) -> str:
-    """The first checkpoint; it is stored, but the task is not told yet, and so it waits."""
+    """The first checkpoint with a segment of each rendition, which may not be the first of all.
+
+    It is stored, but only another poll would tell the task so, which waits for that.
+    """
     while True:
-        reports = await one.poll(acknowledge=False)
+        reports = await one.poll()
         assert not [r for r in reports if isinstance(r, Succeeded | Failed)]
-        if found := [r for r in reports if isinstance(r, Checkpointed)]:
-            return found[0].value
+        for report in reports:
+            if isinstance(report, Checkpointed) and all(json.loads(report.value)["tracks"]):
+                return report.value
 
 
 async def kill(one: Bench, job_id: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from longshore.sdk import Context, JobCancelled, PermanentError, TaskError, task
 from longshore.sdk.processes import popen
 
-LONG = 60.0
+LONG = 600.0
 
 
 class Number(BaseModel):
@@ -81,7 +81,7 @@ def writes_to_the_link(ctx: Context, params: Number) -> None:
     link = next(fd for fd in range(3, 100) if Path(f"/proc/self/fd/{fd}").is_socket())
     while rest:
         rest = rest[os.write(link, rest) :]
-    time.sleep(60)
+    time.sleep(LONG)
 
 
 @task
@@ -128,15 +128,15 @@ def stubborn(ctx: Context, params: Number) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     code = (
         "import os, signal, subprocess, sys, time; signal.signal(15, signal.SIG_IGN);"
-        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'],"
-        " start_new_session=True); print(os.getpid(), p.pid, flush=True); time.sleep(60)"
+        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'],"
+        " start_new_session=True); print(os.getpid(), p.pid, flush=True); time.sleep(600)"
     )
     child = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     pids = [os.getpid(), *map(int, child.stdout.readline().split())]
     ctx.artifacts.write("half").write_text("half")
     (ctx.scratch / "half").write_text("half")
-    ctx.checkpoint(pids, timeout=10)
+    ctx.checkpoint(pids, timeout=LONG)
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         time.sleep(0.01)
@@ -145,8 +145,8 @@ def stubborn(ctx: Context, params: Number) -> None:
 @task
 def sleepy(ctx: Context, params: Number) -> None:
     """Blocks in a system call with a child at work; the second signal interrupts it."""
-    child = popen(["sleep", "60"])
-    ctx.checkpoint([os.getpid(), child.pid], timeout=10)
+    child = popen(["sleep", "600"])
+    ctx.checkpoint([os.getpid(), child.pid], timeout=LONG)
     time.sleep(LONG)
 
 
@@ -155,6 +155,14 @@ def hold_gil(ctx: Context, params: Number) -> int:
     """C code that does not let go of the interpreter, for params.value milliseconds."""
     ctypes.PyDLL(None).usleep(params.value * 1000)
     return params.value
+
+
+@task
+def hold_gil_until_told(ctx: Context, params: Flag) -> int:
+    """C code that does not let go of the interpreter until a byte comes through a named pipe."""
+    code = ctypes.PyDLL(None)
+    pipe = code.open(params.path.encode(), os.O_RDONLY)
+    return int(code.read(pipe, ctypes.create_string_buffer(1), 1))
 
 
 @task
@@ -189,18 +197,18 @@ def saves(ctx: Context, params: Number) -> Any:
     """Saves a checkpoint and returns what it was restored from."""
     if params.value < 0:
         ctx.checkpoint("x" * 300_000)
-    ctx.checkpoint({"page": params.value}, timeout=0.2 if params.value == 1 else 10)
+    ctx.checkpoint({"page": params.value}, timeout=0.2 if params.value == 1 else LONG)
     return ctx.restored
 
 
 @task
 def saves_too_much(ctx: Context, params: Number) -> str:
     """Learns that a checkpoint is too large, and goes on with a smaller one."""
-    ctx.checkpoint("small", timeout=10)
+    ctx.checkpoint("small", timeout=LONG)
     try:
         ctx.checkpoint("x" * 300_000)
     except ValueError as error:
-        ctx.checkpoint("smaller", timeout=10)
+        ctx.checkpoint("smaller", timeout=LONG)
         return str(error)
     return "taken"
 
@@ -209,12 +217,12 @@ def saves_too_much(ctx: Context, params: Number) -> str:
 def drained(ctx: Context, params: Number) -> str:
     """Saves when its worker is to go away; then ends (1), or works on and saves once more (0)."""
     assert ctx.grace is None
-    ctx.checkpoint("at work", timeout=10)
+    ctx.checkpoint("at work", timeout=LONG)
     while not ctx.draining:
         time.sleep(0.005)
     assert ctx.grace is not None
     try:
-        ctx.checkpoint("asked", timeout=10)
+        ctx.checkpoint("asked", timeout=LONG)
         if params.value:
             return f"{ctx.grace > 20}"
         while True:
@@ -272,6 +280,6 @@ async def blocks_the_loop(ctx: Context, params: Number) -> None:
 @task
 def untied(ctx: Context, params: Number) -> None:
     """Its child is not tied to the runner by the kernel, and has a session of its own."""
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    ctx.checkpoint([os.getpid(), child.pid], timeout=10)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    ctx.checkpoint([os.getpid(), child.pid], timeout=LONG)
     time.sleep(LONG)

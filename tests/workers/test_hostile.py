@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.guardian import Guardian
-from longshore_cpu_workers.reaping import Root, bury, read_stat
+from longshore_cpu_workers.reaping import Root, bury, kill_tree, read_stat
 from longshore_cpu_workers.wire import (
     InputRef,
     Logged,
@@ -65,9 +66,11 @@ async def test_a_child_that_prints_for_ever_keeps_no_job_from_ending(hostile: Be
 
 @pytest.mark.parametrize(("how", "status"), [(0, 7), (1, 1), (2, 0)])
 async def test_a_copy_of_the_runner_reports_nothing(hostile: Bench, how: int, status: int) -> None:
-    await hostile.run(job("warm", "quick"))  # then the others are handed ahead, and copied too
+    await hostile.run(job("warm", "quick"))
+    hostile.tiny("forks", "quick")  # the others are handed ahead, and copied too
     others = [job(f"j{n}", "quick", {"value": n}) for n in range(5)]
     await hostile.assign(job("a", "forks", {"value": how}), *others)
+    assert ("j4", 1, "HANDED") in await hostile.worker.held()
     assert await hostile.value("a") == status
     for n in range(5):
         assert await hostile.value(f"j{n}") == n
@@ -75,7 +78,7 @@ async def test_a_copy_of_the_runner_reports_nothing(hostile: Bench, how: int, st
     assert any("of the copy" in line for line in lines(hostile, "a")) == (how == 1)
 
 
-@pytest.mark.parametrize("depth", [1_200, 5_000, -5_000])
+@pytest.mark.parametrize("depth", [1_200, 2_500, -2_500])
 async def test_folders_nested_too_deep_are_deleted(hostile: Bench, depth: int) -> None:
     try:
         outcome = await hostile.run(job("a", "nests", {"value": depth}))
@@ -180,11 +183,12 @@ async def test_runners_of_other_devices_give_way(tmp_path: Path) -> None:
 
 
 def test_a_number_that_went_to_another_process_is_not_killed() -> None:
-    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         stat = read_stat(stranger.pid)
         assert stat is not None
-        bury(Root(stranger.pid, stat.started - 1, "of-a-runner-that-is-gone"))
+        gone = Root(stranger.pid, stat.started - 1, "of-a-runner-that-is-gone")
+        assert kill_tree(gone, signal.SIGKILL) == 0
         assert stranger.poll() is None
         bury(Root(stranger.pid, stat.started, "of-a-runner-that-is-gone"))
         assert stranger.wait(PATIENCE) == -9
@@ -199,7 +203,7 @@ async def test_a_guardian_is_tried_again_where_it_cannot_be_started(
     def refuse(*args: object, **kwargs: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    guardian = Guardian(tmp_path, 10.0)
+    guardian = Guardian(tmp_path, 600.0)
     guardian._process.kill()
     guardian._process.wait()
     with monkeypatch.context() as patched:

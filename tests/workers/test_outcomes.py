@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -11,16 +13,15 @@ import pytest
 from longshore.sdk.failures import FailureClass, TaskError
 from longshore_cpu_workers.runner.failures import field_path, raised
 from longshore_cpu_workers.wire import Assignment, Failed, Needs, Returned, Started, Succeeded
-from tests.workers.harness import Bench, job
+from tests.workers.harness import PATIENCE, Bench, job
 
 
 async def test_a_job_starts_and_succeeds(one: Bench) -> None:
     outcome = await one.run(job("a", "double", {"value": 21}))
     assert isinstance(outcome, Succeeded)
     assert outcome.value == "42"
-    assert 0 <= outcome.seconds < 5
     (started,) = one.of(Started)
-    assert started.at <= outcome.at
+    assert 0 <= outcome.seconds <= outcome.at - started.at
 
 
 async def test_an_exception_is_a_task_error_without_secrets(one: Bench) -> None:
@@ -103,7 +104,10 @@ async def test_results_have_a_bound_and_are_json(one: Bench) -> None:
 async def test_a_crash_is_charged_to_the_one_that_ran(
     one: Bench, how: int, facts: tuple[str, str]
 ) -> None:
-    await one.run(job("warm", "die"))  # its measured run time lets the next be handed ahead
+    assert one.worker._supervision is not None
+    one.worker._supervision._oom._files.clear()  # others may run out of memory on this machine
+    await one.run(job("warm", "die"))
+    one.tiny("die")
     batch = [job(f"j{n}", "die", {"value": how if n == 20 else 0}) for n in range(60)]
     await one.assign(*batch)
     await one.until(lambda: len(one.outcomes()) == 61)
@@ -123,6 +127,29 @@ async def test_a_runner_that_cannot_be_understood_is_killed(one: Bench, value: i
     assert failure.failure_class is FailureClass.CRASH
     await one.assign(job("b", "double", {"value": 2}))
     assert await one.value("b") == 4
+
+
+async def test_what_was_said_before_nonsense_stands(one: Bench) -> None:
+    """Both in one read: the worker is held up until both are there."""
+    await one.run(job("warm", "double"))
+    await one.assign(job("a", "writes_to_the_link", {"value": 0}))
+    assert one.worker._supervision is not None
+    (runner,) = (runner for runner in one.worker._supervision.fleet if runner.attempts)
+    end = time.monotonic() + PATIENCE
+    while b"no json\n" not in unread(runner._link):
+        assert time.monotonic() < end
+        time.sleep(0.001)  # noqa: ASYNC251 - the point of it
+    both_there = time.monotonic()
+    assert (await one.failed("a")).failure.failure_class is FailureClass.CRASH
+    (started,) = one.of(Started, "a")
+    assert started.at < both_there, "it began a second time"
+
+
+def unread(link: socket.socket) -> bytes:
+    try:
+        return link.recv(1 << 16, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
 
 
 async def test_a_repeated_assign_changes_nothing(one: Bench) -> None:
@@ -170,7 +197,7 @@ async def test_capacity_is_kept_and_the_rest_waits(two: Bench) -> None:
     )
     await two.started("j0")
     await two.started("j1")
-    assert not two.of(Started, "j2")
+    assert ("j2", 1, "WAITING") in await two.worker.held()
     flags[1].touch()
     await two.outcome("j1")
     await two.started("j2")

@@ -14,7 +14,7 @@ from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.wire import Cancel, DeviceInfo, Failed, Needs, Started, Succeeded
 from longshore_gpu_workers.binding import DeviceBinding, NoDeviceError, bind
 from longshore_gpu_workers.devices import real_devices, simulated_devices
-from tests.workers.harness import Bench, job
+from tests.workers.harness import PATIENCE, Bench, job
 
 HALF = Needs(cpu_millis=100, gpu_millis=500, gpu_memory_bytes=1 << 30)
 WHOLE = Needs(cpu_millis=100, gpu_millis=1000)
@@ -114,7 +114,9 @@ def test_without_devices_a_gpu_worker_says_so(monkeypatch: pytest.MonkeyPatch) -
 def catalogue(*modules: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "longshore_cpu_workers.catalogue", *modules]
     env = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=30, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=False
+    )
 
 
 def test_the_catalogue_describes_tasks_as_json() -> None:

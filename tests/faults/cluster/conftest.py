@@ -18,8 +18,8 @@ from tests.faults.cluster.deployment import Deployment
 CONFIG = """
 tasks = ["tests.soak.tasks", "tests.e2e.e2e_tasks"]
 [scheduler]
-lease = 5
-abandon = 20
+lease = 10
+abandon = 45
 term = 8
 maximum_crashes = 50
 [pools.cpu]
@@ -31,11 +31,10 @@ maximum_runners = 8
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One event loop for these tests: the cluster lives on it. They take longer than others."""
+    """One event loop for these tests: the cluster lives on it."""
     for item in items:
         if Path(__file__).parent in item.path.parents and is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")

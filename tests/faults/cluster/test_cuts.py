@@ -19,6 +19,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 WAITING = 8
 CALLS = 50
+HELD_UP = 2.0
 
 
 async def test_row_24_a_leader_that_is_cut_off_from_the_stores_is_replaced(
@@ -40,7 +41,7 @@ async def test_row_24_a_leader_that_is_cut_off_from_the_stores_is_replaced(
         await until(lambda: leader.pid != pid)  # it saw that its term has run out
         cable.mend()
         path.touch()
-        assert await gate.result(timeout=30) == 1, "it went on as its first attempt"
+        assert await gate.result(timeout=DEADLINE) == 1, "it went on as its first attempt"
 
 
 async def test_row_24_a_server_that_is_cut_off_from_the_stores_fails_no_client(
@@ -50,15 +51,16 @@ async def test_row_24_a_server_that_is_cut_off_from_the_stores_fails_no_client(
     async with cabled(server) as cable, AsyncClient(deployment.cluster.target) as client:
         await until_health(target, SERVING)
         gate, path = await deployment.gate()
-        waits = [client.handle(gate.id).result(timeout=DEADLINE) for _ in range(WAITING)]
+        waits = [client.handle(gate.id).result(timeout=2 * DEADLINE) for _ in range(WAITING)]
         waiting = [asyncio.create_task(wait) for wait in waits]
         cable.cut()
         before = await _submit_until_health(client, target, NOT_SERVING)
-        after = max([await _submit(client) for _ in range(CALLS)])
-        print(f"slowest Submit {before:.1f} s, then {after:.3f} s")
-        assert after < 1.0, "nobody asks the server that is cut off"
+        after = sorted([await _submit(client) for _ in range(CALLS)])
+        print(f"slowest Submit {before:.1f} s, then {after[-1]:.3f} s")
+        # A machine that pauses delays a call or two; the server would delay its half of them.
+        assert after[CALLS * 3 // 4] < HELD_UP, "nobody asks the server that is cut off"
         path.touch()
-        assert await asyncio.wait_for(asyncio.gather(*waiting), 15.0) == [1] * WAITING
+        assert await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE) == [1] * WAITING
         cable.mend()
         await until_health(target, SERVING)
 
@@ -92,7 +94,7 @@ async def until_health(target: str, status: int) -> None:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         while True:
             with suppress(grpc.aio.AioRpcError):
-                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
                 if answer.status == status:
                     return
             await asyncio.sleep(0.1)

@@ -9,10 +9,12 @@ import time
 from longshore_store.bus.redis_bus import RedisBus
 from longshore_store.sql import SqlStore
 from tests.store.bus.node import until
+from tests.store.bus.patience import be_patient
 
 
 async def main(url: str, redis_url: str, job_id: str) -> None:
     """See above."""
+    be_patient()
     store = SqlStore(url)
     await store.open()
     bus = RedisBus(redis_url, store, cluster="test")

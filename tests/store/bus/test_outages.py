@@ -9,27 +9,29 @@ import signal
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from longshore_server.mailbox import Mailbox
-from longshore_store.bus import BusRefused
+from longshore_store.bus import BusRefused, link
 from longshore_store.bus.interests import MAXIMUM
-from longshore_store.bus.redis_bus import RedisBus
+from longshore_store.bus.redis_bus import STOPPING, RedisBus
 from longshore_store.bus.wire import Encoder
 from longshore_store.model import LogUpdate
 from longshore_store.sql import SqlStore
 from tests.store.bus.conftest import Launch
 from tests.store.bus.node import Node, mailbox, until
+from tests.store.bus.patience import NEVER, be_strict
 from tests.store.bus.redis_server import RedisServer
 from tests.store.factory import Attempt, FakeClock, Yard, new_job
+from tests.store.patience import LONG
 from tests.store.places import Place
 
 POLL = 0.1
-LARGEST_LAG = 0.25
+CALLS = 40
 
 
 class Lag:
@@ -91,13 +93,15 @@ class Pair:
             )
         )
 
-    async def arrives_unread(self) -> None:
-        """Hints flow: an event comes over Redis. The poll may be first, so it is tried again."""
-        async with asyncio.timeout(20):
+    async def arrives(self) -> None:
+        """Hints flow: an event comes over Redis, be it after the poll. Those that were committed
+        while the link was down never do, so it is tried again."""
+        heard = self.there.hub.heard
+        async with asyncio.timeout(LONG):
             while True:
-                before, reads = self.there.bus.state.received, self.there.store.reads
                 await self.step()
-                if self.there.store.reads == reads and self.there.bus.state.received > before:
+                with suppress(TimeoutError):
+                    await until(lambda: heard.get(self.job_id, 0) >= self.box.cursor, 1.0)
                     return
 
 
@@ -109,13 +113,13 @@ async def test_killed_and_started_again(launch: Launch, redis: RedisServer) -> N
     pair = await Pair.make(launch)
     with pair.there.hub.attached(pair.job_id, pair.box):
         await pair.connected()
-        await pair.arrives_unread()
+        await pair.arrives()
         await redis.kill()
         await pair.connected(False)
         slow = [await pair.step() for _ in range(5)]
         await redis.start()
         back = await pair.connected()
-        await pair.arrives_unread()
+        await pair.arrives()
         fast = [await pair.step() for _ in range(5)]
     print(f"an event took at most {max(slow):.3f} s without Redis, {max(fast):.3f} s with it")
     print(f"hints flowed again {back:.2f} s after Redis did")
@@ -126,52 +130,57 @@ async def test_emptied(launch: Launch, redis: RedisServer) -> None:
     with pair.there.hub.attached(pair.job_id, pair.box):
         await pair.connected()
         await redis.ask("FLUSHALL")
-        await pair.arrives_unread()
+        await pair.arrives()
         assert pair.here.bus.state.connected and pair.there.bus.state.connected
 
 
-async def test_a_stopped_redis_holds_up_nobody(launch: Launch, redis: RedisServer) -> None:
+async def test_a_stopped_redis_holds_up_nobody(
+    launch: Launch, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = await Pair.make(launch)
     with pair.there.hub.attached(pair.job_id, pair.box):
         await pair.connected()
-        async with lag_measured() as before:
-            usual = await hammer(pair.here, 1.5)
+        usual = await hammer(pair.here)
         redis.signal(signal.SIGSTOP)
         try:
             async with lag_measured() as lag:
-                stopped = await hammer(pair.here, 5.0)
+                # No deadline ends yet, so whoever waits for Redis would wait for ever.
+                stopped = await hammer(pair.here)
+                assert pair.here.bus.state.connected
+                be_strict(monkeypatch.setattr)
                 await pair.connected(False)
                 slow = await pair.step()
         finally:
             redis.signal(signal.SIGCONT)
         back = await pair.connected()
-        await pair.arrives_unread()
+        await pair.arrives()
     print(f"commits: median {usual[0] * 1e3:.1f} ms, slowest {usual[1] * 1e3:.0f} ms; while Redis")
     print(f"is stopped {stopped[0] * 1e3:.1f} ms, {stopped[1] * 1e3:.0f} ms; an event {slow:.3f} s")
     print(f"largest lag of the loop {lag.largest * 1e3:.0f} ms; hints back after {back:.2f} s")
-    assert lag.largest < max(LARGEST_LAG, 3 * before.largest), "on a busy machine all is late"
-    assert stopped[0] < 3 * usual[0] + 0.01
-    assert pair.here.bus.state.pending_bytes == 0
+    await until(lambda: pair.here.bus.state.pending_bytes == 0)
 
 
-async def hammer(node: Node, seconds: float) -> tuple[float, float]:
-    """Submits jobs, some at once, for so long. Returns the median and the longest of a call."""
+async def hammer(node: Node) -> tuple[float, float]:
+    """Submits jobs, some at once. Returns the median and the longest of a call, in seconds."""
     took: list[float] = []
-    end = time.perf_counter() + seconds
 
     async def submit() -> None:
-        while time.perf_counter() < end:
+        for _ in range(CALLS):
             begin = time.perf_counter()
             await node.store.submit_jobs([new_job() for _ in range(10)])
             took.append(time.perf_counter() - begin)
 
-    await asyncio.gather(*(submit() for _ in range(8)))
+    async with asyncio.timeout(LONG):
+        await asyncio.gather(*(submit() for _ in range(8)))
     return sorted(took)[len(took) // 2], max(took)
 
 
-async def test_a_silent_redis_is_noticed(launch: Launch, redis: RedisServer) -> None:
+async def test_a_silent_redis_is_noticed(
+    launch: Launch, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = await launch()
     await until(lambda: node.bus.state.published > 0)  # that it is there; it has no more to say
+    be_strict(monkeypatch.setattr)
     redis.signal(signal.SIGSTOP)
     took = await until(lambda: not node.bus.state.connected)
     print(f"with nothing to say, a stopped Redis is noticed after {took:.2f} s")
@@ -179,13 +188,17 @@ async def test_a_silent_redis_is_noticed(launch: Launch, redis: RedisServer) -> 
     await until(lambda: node.bus.state.connected)
 
 
-async def test_memory_stays_bounded_while_redis_is_dead(launch: Launch, redis: RedisServer) -> None:
+async def test_memory_stays_bounded_while_redis_is_dead(
+    launch: Launch, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = await launch()
+    node.bus._interests._lasting = NEVER  # the first pages must be there at the last one
     encoder = Encoder("0" * 16)
     for page in range(0, MAXIMUM + 5000, 5000):
         cursors = {f"job-{n}": 1 for n in range(page, page + 5000)}
         await redis.ask("PUBLISH", "longshore:test:watches", encoder.watch(cursors))
     await until(lambda: node.bus.state.interests == MAXIMUM)
+    be_strict(monkeypatch.setattr)
     redis.signal(signal.SIGSTOP)
     async with lag_measured() as lag:
         for n in range(1000):
@@ -204,19 +217,23 @@ async def test_memory_stays_bounded_while_redis_is_dead(launch: Launch, redis: R
     assert not node.bus._feed._recent
 
 
-async def test_stop_is_bounded_while_redis_is_stopped(launch: Launch, redis: RedisServer) -> None:
+async def test_stop_is_bounded_while_redis_is_stopped(
+    launch: Launch, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = await launch()
     bus = RedisBus(redis.url, node.store)
+    be_strict(monkeypatch.setattr)
     redis.signal(signal.SIGSTOP)
     begin = time.monotonic()
-    await bus.start()
-    started = time.monotonic()
-    await bus.stop()
-    await node.bus.stop()
+    async with asyncio.timeout(LONG):  # Redis goes on never
+        await bus.start()
+        started = time.monotonic()
+        await bus.stop()
+        await node.bus.stop()
     ended = time.monotonic()
     print(f"start took {started - begin:.2f} s, two stops {ended - started:.2f} s")
-    assert started - begin < 3
-    assert ended - started < 3
+    assert link.OPENING < 3
+    assert STOPPING + 2 * link.CLOSING < 3
 
 
 @pytest.fixture
@@ -315,5 +332,5 @@ async def test_malformed_messages_are_counted_and_dropped(
         ):
             await redis.ask("PUBLISH", "longshore:test:news", body.encode("latin-1"))
         await until(lambda: pair.there.bus.state.malformed == 12)
-        await pair.arrives_unread()
+        await pair.arrives()
         assert pair.there.bus.state.connected
