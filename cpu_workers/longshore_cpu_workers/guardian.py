@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parent.parent
 _LONGEST_PERIOD = 1.0
 _PARTS = 10
+_LAST_RITES = 30.0
 
 
 class Guardian:
@@ -106,4 +107,4 @@ class Guardian:
 
     async def dismiss(self) -> None:
         """Closes the pipe and returns once the process has ended."""
-        await asyncio.to_thread(self._process.communicate, timeout=10)
+        await asyncio.to_thread(self._process.communicate, timeout=_LAST_RITES)
