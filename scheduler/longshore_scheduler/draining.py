@@ -129,12 +129,15 @@ class Draining:
                     await self._crew.lose(drain.worker, "it was drained")
 
     def _yielding(self, pool: str, drains: list[_Drain], now: float) -> list[_Drain]:
-        """As many as the pool still waits for, once these had time to come up elsewhere."""
+        """As many as the pool still waits for, once these had time to come up elsewhere. All of a
+        pool that is gone: nothing replaces them, and others may wait for their place."""
+        ready = [d for d in drains if d.idle_at is not None and now - d.idle_at >= SEEN]
+        if drains[0].worker.pool.former:
+            return ready
         missing = self._pools.starting(pool)
         since = max(min(d.begun_at for d in drains), self._yielded.get(pool, -math.inf))
         if not missing or now - since < PATIENCE:
             return []
-        ready = [d for d in drains if d.idle_at is not None and now - d.idle_at >= SEEN]
         if ready:
             self._yielded[pool] = now
         return ready[:missing]

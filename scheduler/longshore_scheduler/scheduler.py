@@ -14,6 +14,7 @@ from longshore_scheduler.absorb import Absorber
 from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.cycle import Cycle
+from longshore_scheduler.declaring import known_queues
 from longshore_scheduler.leader import Leadership
 from longshore_scheduler.pools import Pools, announce
 from longshore_scheduler.retention import Retention
@@ -203,6 +204,8 @@ class Scheduler:
     async def _work(self, led: _Led) -> None:
         if (declare := self._declare) is not None:
             await led.term.insist(lambda: declare(led.term.number))
+        kept = await led.term.insist(self._store.list_queues)
+        led.term.queues = known_queues(self._queues, kept)
         await self._start_cluster(led.term)
         lost = led.term.spawn(self._cluster.watch(), "watch the cluster")
         led_to_the_end = led.term.spawn(led.run(), "lead")

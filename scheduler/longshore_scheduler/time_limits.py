@@ -9,7 +9,7 @@ def attempt_limit(own: float | None, queue: QueueSettings | None) -> float | Non
     """Seconds; None is no limit.
 
     A job's own limit holds wherever the job is; a queue's for jobs that set none, and for all of
-    them where long ones overflow. queue: None where it is not declared any more.
+    them where long ones overflow. queue: None where nobody knows it any more.
     """
     if queue is None or queue.attempt_timeout is None:
         return own

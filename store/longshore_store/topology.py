@@ -54,17 +54,18 @@ class TopologyWrites:
         self._dialect = dialect
 
     async def declare_queues(self, tx: Transaction, writes: list[Write]) -> None:
-        """Queues become as declared; an undeclared one goes unless jobs are counted in it."""
+        """Queues become as declared; an undeclared one goes unless jobs are counted in it, or may
+        be moved there from where they are."""
         for write in writes:
             for queue in write.rows:
                 await self._put(tx, queues, queue._asdict())
             busy = select(queue_counts.c.queue).where(
                 (queue_counts.c.waiting != 0) | (queue_counts.c.active != 0)
             )
+            next_ones = select(queues.c.overflow_to).where(queues.c.name.in_(busy))
             names = [queue.name for queue in write.rows]
-            await tx.connection.execute(
-                delete(queues).where(queues.c.name.not_in(names), queues.c.name.not_in(busy))
-            )
+            kept = (queues.c.name.not_in(some) for some in (names, busy, next_ones))
+            await tx.connection.execute(delete(queues).where(*kept))
 
     async def steer_queue(self, tx: Transaction, writes: list[Write]) -> None:
         """Pauses or resumes; answers whether there is such a queue."""

@@ -176,6 +176,24 @@ async def test_the_only_place_is_given_up_for_the_replacement(harness: Harness) 
     await harness.reach(JobState.SUCCEEDED, job_id)
 
 
+async def test_a_pool_that_is_gone_keeps_no_place(harness: Harness) -> None:
+    """Nothing replaces its drained worker, and the workers of other pools may need the place."""
+    shape = {"cpu": 4, "memory": 8 * GIB}
+    worker, job_id = await working(harness, pools={"old": shape})
+    await harness.schedulers[-1].stop(0.0)
+    harness.cluster.places = 1
+    await order(harness, worker, DRAINING)
+    renamed = make_settings(pools={"new": shape})
+    launching = asyncio.create_task(harness.launch(renamed, keep_workers=True))
+    await until(lambda: bool(worker.stops))
+    worker.succeed(worker.assigned[0])
+    await harness.reach(JobState.SUCCEEDED, job_id)
+    await drained(harness, worker)
+    harness.clock.advance(SEEN)
+    await until(lambda: not worker.alive)
+    await launching
+
+
 @pytest.mark.parametrize("how", ["dead", "frozen"])
 async def test_a_worker_that_fails_in_its_drain_loses_what_it_held(
     harness: Harness, how: str

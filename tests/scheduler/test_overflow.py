@@ -8,6 +8,7 @@ import pytest
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.wire import Checkpointed, Failure
+from longshore_scheduler.declaring import declare_queues
 from longshore_scheduler.time_limits import attempt_limit, overflow_of
 from longshore_store.model import JobRecord
 from longshore_store.settings import QueueSettings
@@ -106,6 +107,23 @@ async def test_its_own_limit_stays_its_own(harness: Harness, worker: FakeWorker)
     worker.fail(worker.assigned[0], TIMEOUT)
     (job,) = await harness.reach(JobState.DEAD_LETTERED, job_id)
     assert job.queue == "default"
+
+
+async def test_the_limit_of_a_queue_outlives_its_declaration(harness: Harness) -> None:
+    """Its jobs rely on it: they were accepted without one of their own."""
+    former = {"default": BARE, "fast": FAST, "slow": SLOW}
+    declared = make_settings(queues={n: q.model_dump() for n, q in former.items()})
+    await declare_queues(harness.store, declared)
+    (job_id,) = await harness.submit(make_job(spec=ONCE, queue="fast"))
+    now = make_settings(queues={"default": BARE.model_dump()})
+    harness.cluster.default = hang
+    await harness.launch(now, declare=lambda term: declare_queues(harness.store, now, term))
+    await harness.reach(JobState.RUNNING, job_id)
+    worker = harness.cluster.only()
+    job = await moved(harness, worker)
+    assert job.queue == "slow"
+    assert [attempt.attempt_timeout for attempt in worker.assigned] == [5.0, 60.0]
+    assert [q.name for q in await harness.store.list_queues()] == ["default", "fast", "slow"]
 
 
 async def test_a_cancel_that_was_ordered_stands(harness: Harness, worker: FakeWorker) -> None:

@@ -258,6 +258,19 @@ async def test_a_move_takes_the_job_and_its_count_along(yard: Yard) -> None:
     assert await depths(yard) == {"fast": (1, 1), "slow": (1, 0)}
 
 
+async def test_a_queue_stays_while_jobs_may_be_moved_there(yard: Yard) -> None:
+    names = ("fast", "slow", "idle", "idler")
+    targets = {"fast": "slow", "idle": "idler"}
+    queues = [QueueDeclaration(name, 0, None, targets.get(name, "")) for name in names]
+    await yard.store.declare_queues(queues)
+    waiting = await yard.submit(queue="fast")
+    await yard.store.declare_queues([], yard.term)
+    assert [q.name for q in await yard.store.list_queues()] == ["fast", "slow"]
+    await yard.store.cancel_jobs([waiting], "", False)
+    await yard.store.declare_queues([], yard.term)
+    assert await yard.store.list_queues() == []
+
+
 async def test_needs_may_grow(yard: Yard) -> None:
     attempt = await yard.running()
     bigger = '{"cpu_millis":1000,"memory_bytes":3221225472}'
