@@ -2,6 +2,9 @@
 
 Times are seconds of the worker's monotonic clock. A PollReply carries that clock's `now`, so
 that the scheduler turns them into times of the store: no two wall clocks are ever compared.
+
+Scheduler and worker may be of different releases: a worker outlives the scheduler that made it.
+Each says its PROTOCOL; who speaks another one gets no work.
 """
 
 from __future__ import annotations
@@ -9,6 +12,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from longshore.sdk.failures import FailureClass
+
+PROTOCOL = 1
+"""The version of what travels here. Raise it with every change that the other side must know."""
 
 
 class Needs(NamedTuple):
@@ -34,6 +40,7 @@ class Assignment(NamedTuple):
     """One attempt, handed to a worker.
 
     payload and checkpoint are JSON text; attempt_timeout and cancel_grace are seconds.
+    protocol: what the scheduler speaks.
     """
 
     job_id: str
@@ -47,6 +54,7 @@ class Assignment(NamedTuple):
     attempt_timeout: float | None
     cancel_grace: float
     checkpoint: str | None = None
+    protocol: int = PROTOCOL
 
 
 class Cancel(NamedTuple):
@@ -170,7 +178,11 @@ class DeviceInfo(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """What a worker says of itself once it is up."""
+    """What a worker says of itself once it is up.
+
+    protocol: what it speaks; 0 is a worker that does not say it. New fields need a default: the
+    answer of an older worker must stay readable.
+    """
 
     worker_id: str
     pool: str
@@ -178,3 +190,4 @@ class WorkerInfo(NamedTuple):
     pid: int
     capacity: Needs
     devices: tuple[DeviceInfo, ...] = ()
+    protocol: int = 0

@@ -20,7 +20,14 @@ from longshore_cpu_workers.outbox import Outbox
 from longshore_cpu_workers.register import Register
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.supervision import Supervision
-from longshore_cpu_workers.wire import Assignment, Cancel, Checkpointed, PollReply, WorkerInfo
+from longshore_cpu_workers.wire import (
+    PROTOCOL,
+    Assignment,
+    Cancel,
+    Checkpointed,
+    PollReply,
+    WorkerInfo,
+)
 
 _log = logging.getLogger(__name__)
 _TICK = 0.05
@@ -62,10 +69,14 @@ class Worker:
         """Takes attempts. One that is known already is left as it is: calls may be repeated.
 
         Raises:
-            ValueError: a job id could not be a folder's name; nothing was taken.
+            ValueError: the scheduler speaks another protocol, or a job id could not be a folder's
+                name; nothing was taken.
         """
         batch = list(batch)
         for assignment in batch:
+            if assignment.protocol != PROTOCOL:
+                spoken = assignment.protocol
+                raise ValueError(f"the scheduler speaks protocol {spoken}, not {PROTOCOL}")
             if not _SAFE_ID.fullmatch(assignment.job_id):
                 name = assignment.job_id
                 raise ValueError(f"job id {name!r} is not 1 to 128 of A-Z a-z 0-9 _ . -")
@@ -142,7 +153,7 @@ class Worker:
         self._running()
         s = self._settings
         devices = self._binding.devices()
-        return WorkerInfo(s.worker_id, s.pool, s.node, os.getpid(), s.capacity, devices)
+        return WorkerInfo(s.worker_id, s.pool, s.node, os.getpid(), s.capacity, devices, PROTOCOL)
 
     async def held(self) -> list[tuple[str, int, str]]:
         """What it has: job id, fence and the name of the stage, of attempts that have not ended."""

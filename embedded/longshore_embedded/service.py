@@ -107,6 +107,7 @@ class Service:
             store,
             cluster,
             self._settings,
+            leader_id="embedded",
             simulate_gpus=self._options.simulate_gpus > 0,
             artifacts=data / "artifacts",
         )

@@ -9,17 +9,16 @@ from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 
 from longshore.sdk.failures import FailureClass
-from longshore_cpu_workers.wire import Assignment, Cancel, DeviceInfo, Failure, WorkerInfo
+from longshore_cpu_workers.wire import PROTOCOL, Cancel, DeviceInfo, Failure, WorkerInfo
 from longshore_scheduler.absorb import Absorber, Batch
 from longshore_scheduler.cluster import PoolSpec, WorkerGone
 from longshore_scheduler.policy import Release
 from longshore_scheduler.roster import Held, Told, Worker, WorkerState
-from longshore_scheduler.specs import read_spec, wire_needs
+from longshore_scheduler.specs import wire_needs
 from longshore_scheduler.term import Term
-from longshore_scheduler.time_limits import attempt_limit
-from longshore_store.model import ActiveAttempt, Attempted, Fenced, Leased
+from longshore_store.model import ActiveAttempt, Attempted, Fenced
 from longshore_store.needs import parse_needs
-from longshore_store.settings import PoolSettings, QueueSettings
+from longshore_store.settings import PoolSettings
 from longshore_store.telling import without_values
 from longshore_store.topology_records import WorkerRecord
 
@@ -39,9 +38,7 @@ _LAST_REPORTS = 5.0
 DRAINED = Failure(
     FailureClass.DRAINED, _UNAVAILABLE, "DRAINED", "its worker was taken out of service"
 )
-UNDELIVERED = Failure(
-    FailureClass.PREEMPTED, _UNAVAILABLE, "UNDELIVERED", "its worker was gone before it was told"
-)
+UNDELIVERED = Failure(FailureClass.PREEMPTED, _UNAVAILABLE, "UNDELIVERED", "no worker got it")
 
 
 class Crew:
@@ -120,15 +117,23 @@ class Crew:
         if vanished:
             await term.insist(lambda: term.store.remove_workers(term.number, vanished))
 
-    async def release_orphans(self, attempts: Sequence[ActiveAttempt]) -> None:
-        """Releases attempts that the store counts as held and no worker has."""
+    async def release_orphans(
+        self, attempts: Sequence[ActiveAttempt], *, leased_by_us: bool = False
+    ) -> None:
+        """Releases attempts that the store counts as held and no worker has.
+
+        leased_by_us: in this term. One that never was in the roster is a lease whose answer was
+        lost: nobody got it, and nothing is counted against its job.
+        """
         batch, roster = Batch(), self._term.roster
         for job in attempts:
-            held = roster.held.get(job.id)
+            held, failure = roster.held.get(job.id), _lost("its worker is gone")
             if held is None or held.fence != job.fence:
                 held = Held.orphan(job)
+                if leased_by_us and job.started_us is None:
+                    failure = UNDELIVERED
             roster.settle(held)
-            self._absorber.set_back(batch, held, _lost("its worker is gone"), job.started_us)
+            self._absorber.set_back(batch, held, failure, job.started_us)
         await self._absorber.write(batch)
 
     async def _follow_to_the_end(self, worker: Worker) -> None:
@@ -245,54 +250,6 @@ class Crew:
             self._absorber.set_back(batch, held, failure, None)
         await self._absorber.write(batch)
 
-    async def hand_over(self, leased: Sequence[Leased]) -> int:
-        """Sends leased jobs to their workers, one call each. Returns how many were sent."""
-        batches: defaultdict[str, list[Assignment]] = defaultdict(list)
-        homeless: list[Held] = []
-        now_us, roster = self._term.store.now_us(), self._term.roster
-        for job in leased:
-            held = roster.held[job.id]
-            held.bind(job)
-            # Replaced since it was planned, it takes another room, or another worker.
-            other = parse_needs(job.needs_json) != held.needs
-            if other or held.worker is None or held.worker.state is WorkerState.LOST:
-                homeless.append(held)
-            else:
-                queue = self._term.queues.get(job.queue)
-                batches[job.worker_id].append(to_assignment(job, queue, now_us))
-        for worker_id, assignments in batches.items():
-            self._term.spawn(self._deliver(worker_id, assignments), f"assign {worker_id}")
-        if homeless:
-            await self.release(homeless, UNDELIVERED)
-        return len(leased) - len(homeless)
-
-    async def _deliver(self, worker_id: str, assignments: list[Assignment]) -> None:
-        worker = self._term.roster.workers.get(worker_id)
-        if worker is None:
-            return  # its attempts were released with it
-        try:
-            await self._term.cluster.assign(worker_id, assignments)
-        except WorkerGone as error:
-            await self.lose(worker, str(error))
-        except TimeoutError:
-            self._ask_back(worker, assignments)
-        except Exception as error:  # noqa: BLE001 - the worker lives, and took nothing of this call
-            _log.error("worker %s refused an assignment: %s", worker_id, without_values(error))
-            held = (self._term.roster.find(a.job_id, a.fence) for a in assignments)
-            await self.give_up([h for h in held if h is not None])
-
-    def _ask_back(self, worker: Worker, assignments: Sequence[Assignment]) -> None:
-        """It may have them or not, and it may be well: its lease decides, and its reports do."""
-        worker.answers = False  # no more for it until it does
-        pairs = []
-        for assignment in assignments:
-            held = self._term.roster.find(assignment.job_id, assignment.fence)
-            if held is not None and held.started_at is None:
-                held.order(max(held.told, Told.RECALL), self._term.clock())
-                pairs.append((held.job_id, held.fence))
-        if pairs:
-            self.tell(worker.id, self._term.cluster.recall(worker.id, pairs))
-
     def tell(self, worker_id: str, call: Awaitable[None]) -> None:
         """Sends an order that the sweep repeats while it is due; nobody waits for it."""
         self._term.spawn(self._tell(call), f"tell {worker_id}")
@@ -308,7 +265,9 @@ def unheard_worker(record: WorkerRecord) -> WorkerInfo:
     """What the store knows of a worker that does not say it itself."""
     devices = tuple(DeviceInfo(**device) for device in json.loads(record.devices_json))
     capacity = wire_needs(record.shape_json)
-    return WorkerInfo(record.id, record.pool, record.node, record.pid, capacity, devices)
+    # Its protocol is taken for ours: it was made by us, and says it itself when it answers.
+    place = (record.id, record.pool, record.node, record.pid)
+    return WorkerInfo(*place, capacity, devices, PROTOCOL)
 
 
 def former_pool(info: WorkerInfo) -> PoolSpec:
@@ -324,28 +283,6 @@ def former_pool(info: WorkerInfo) -> PoolSpec:
         minimum_workers=0,
     )
     return PoolSpec(info.pool, settings, former=True)
-
-
-def to_assignment(job: Leased, queue: QueueSettings | None, now_us: int) -> Assignment:
-    """What the worker is told. The attempt may not outlive the job's total deadline."""
-    facts = read_spec(job.spec)
-    timeout = attempt_limit(facts.attempt_timeout, queue)
-    if job.total_deadline_us is not None:
-        left = max((job.total_deadline_us - now_us) / 1e6, 0.001)
-        timeout = left if timeout is None else min(timeout, left)
-    return Assignment(
-        job.id,
-        job.fence,
-        job.number,
-        job.task,
-        job.tenant,
-        job.payload,
-        facts.inputs,
-        wire_needs(job.needs_json),
-        timeout,
-        facts.cancel_grace,
-        job.checkpoint_json,
-    )
 
 
 def _lost(why: str) -> Failure:

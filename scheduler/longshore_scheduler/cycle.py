@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from longshore_scheduler.crew import Crew
+from longshore_scheduler.delivery import Delivery
 from longshore_scheduler.plan import LaneKey, Plan, Snapshot, plan
 from longshore_scheduler.term import Term, wait_for_event
 from longshore_scheduler.turns import MAXIMUM_HEADS, Turns
@@ -33,9 +33,9 @@ class CycleCounts(NamedTuple):
 class Cycle:
     """snapshot -> plan -> lease -> assign, while the crew absorbs reports and the sweep sweeps."""
 
-    def __init__(self, term: Term, crew: Crew) -> None:
+    def __init__(self, term: Term, delivery: Delivery) -> None:
         self._term = term
-        self._crew = crew
+        self._delivery = delivery
         self._turns = Turns()
         self._ended = -math.inf
         self._hidden = False
@@ -88,7 +88,7 @@ class Cycle:
         self._term.backlog = unread or bool(planned.waiting)
         self._hidden = unread and bool(planned.waiting)
         leased = await self._lease(planned)
-        assigned = await self._crew.hand_over(leased)
+        assigned = await self._delivery.hand_over(leased)
         heads, placed = sum(map(len, snapshot.heads.values())), len(planned.placements)
         return CycleCounts(heads, placed, len(leased), assigned, unread and heads == placed)
 

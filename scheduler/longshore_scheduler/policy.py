@@ -17,6 +17,9 @@ MEMORY_GROWTH = 1.5
 _REFUNDED = frozenset({FailureClass.DRAINED, FailureClass.DEMOTED, FailureClass.PREEMPTED})
 _INTERRUPTED = frozenset({FailureClass.WORKER_LOST, FailureClass.DEVICE_FAULT})
 
+REFUSED = "REFUSED"
+"""The reason of an attempt that a living worker did not take."""
+
 
 class Counters(NamedTuple):
     """What ended before this attempt, in this run."""
@@ -91,8 +94,12 @@ def consequence(
     if kind in _REFUNDED:
         return Release()
     if kind in _INTERRUPTED:
-        exhausted = counters.interruptions + 1 >= limits.interruptions
-        return DeadLetter() if exhausted else Release()
+        interruptions = counters.interruptions + 1
+        if interruptions >= limits.interruptions:
+            return DeadLetter()
+        if failure.reason == REFUSED:  # the next worker may refuse it as fast
+            return Retry(now_us + round(backoff(policy, interruptions, random()) * 1e6))
+        return Release()
     if kind is FailureClass.PERMANENT or failure.reason in policy.non_retryable_reasons:
         return Fail()
     if total_deadline_us is not None and now_us >= total_deadline_us:

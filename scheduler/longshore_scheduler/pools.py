@@ -68,19 +68,19 @@ class Pools:
     def _size(self, name: str) -> int:
         """Workers that stay: one that leaves has a replacement from the start."""
         leaving = (
-            worker.outdated or worker.state is WorkerState.DRAINING
+            bool(worker.outdated) or worker.state is WorkerState.DRAINING
             for worker in self._term.roster
             if worker.pool.name == name
         )
         return sum(not leaves for leaves in leaving)
 
     async def retire(self) -> int:
-        """Ends workers whose pool has another shape by now, or is gone, once they hold nothing."""
+        """Ends workers that are replaced, once they hold nothing."""
         # One that is drained as well may still be waited for: that ends it.
         steered = [w for w in self._term.roster if w.state is not WorkerState.DRAINING]
         idle = [worker for worker in steered if worker.outdated and not worker.held]
         for worker in idle:
-            await self._crew.lose(worker, "its pool is not declared like that any more")
+            await self._crew.lose(worker, worker.outdated)
         return len(idle)
 
     def starting(self, name: str) -> int:

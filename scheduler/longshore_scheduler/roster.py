@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Any
 
-from longshore_cpu_workers.wire import WorkerInfo
+from longshore_cpu_workers.wire import PROTOCOL, WorkerInfo
 from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.plan import Placement, WorkerView
 from longshore_scheduler.policy import Counters
@@ -119,8 +119,8 @@ class Worker:
     did not answer until its next reply: it gets no new work, and its lease decides. heard_us: when
     it replied last. excused_us: time since then that says nothing about it, because this process
     did not run or was busy with its reports.
-    outdated: since it was made its pool was declared with another shape, or no more. It ends what
-    it has, takes no more, and goes.
+    outdated: why it is replaced; empty if it stays. It ends what it has, takes no more, and goes.
+    refusals: attempts in a row that it refused to take.
     finished, released: attempts that ended by themselves during its drain, and that were taken
     back.
     """
@@ -133,7 +133,8 @@ class Worker:
         self.id = info.worker_id
         self.pool = pool
         self.began_us = began_us
-        self.outdated = pool.former or info.capacity != wire_needs(pool.shape_json)
+        self.outdated = _outdated(info, pool)
+        self.refusals = 0
         self.state = WorkerState.CORDONED if self.outdated else WorkerState.READY
         self.heard_us = began_us
         self.excused_us = 0
@@ -190,6 +191,12 @@ class Worker:
         changed, self.state = self.state is not ordered, ordered
         return changed
 
+    def set_aside(self, why: str) -> None:
+        """It takes no more work and is replaced; it ends what it has."""
+        self.outdated = self.outdated or why
+        if self.state is WorkerState.READY:
+            self.state = WorkerState.CORDONED
+
     def count(self, ended: int, released: int) -> None:
         """Attempts ended during its drain, and so many of them go back to their queue."""
         if self.state is WorkerState.DRAINING:
@@ -242,6 +249,14 @@ class Worker:
         self.models[model] = None
         while len(self.models) > _MODELS:
             del self.models[next(iter(self.models))]
+
+
+def _outdated(info: WorkerInfo, pool: PoolSpec) -> str:
+    if pool.former or info.capacity != wire_needs(pool.shape_json):
+        return "its pool is not declared like that any more"
+    if info.protocol != PROTOCOL:
+        return f"it speaks protocol {info.protocol}, not {PROTOCOL}"
+    return ""
 
 
 class Roster:

@@ -15,6 +15,7 @@ from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.cycle import Cycle
 from longshore_scheduler.declaring import known_queues
+from longshore_scheduler.delivery import Delivery
 from longshore_scheduler.leader import Leadership
 from longshore_scheduler.pools import Pools, announce
 from longshore_scheduler.retention import Retention
@@ -82,6 +83,7 @@ class Scheduler:
         self._declare = declare
         self._clock = clock
         self._chance = chance
+        self._alone = leader_id is not None
         self._leadership = Leadership(store, leader_id or uuid.uuid4().hex, self._settings.term)
         self._stopping = asyncio.Event()
         self._led: _Led | None = None
@@ -100,18 +102,20 @@ class Scheduler:
         return len(self._led.term.roster.ready()) if self._led else 0
 
     async def start(self) -> None:
-        """Publishes the pools, so that jobs can be admitted, and begins to seek leadership."""
+        """Begins to seek leadership. Publishes the pools where nobody else can have done it, so
+        that jobs are admitted before workers are up."""
         if self._main is not None:
             raise RuntimeError("a Scheduler starts once; make another one")
-        await self._announce()
+        if self._alone or not await self._store.list_pools():
+            await self._announce(None)
         self._unsubscribe = self._store.subscribe(self.notify)
         self._main = asyncio.create_task(self._run(), name="scheduler")
 
-    async def _announce(self) -> None:
-        # A standby that starts must not wipe the live numbers of the leader.
-        known = {pool.name for pool in await self._store.list_pools()}
-        if known != {pool.name for pool in self._pools}:
-            await self._store.publish_pools(announce(self._pools))
+    async def _announce(self, term: int | None) -> None:
+        """Publishes the pools as declared, without live numbers, if others are published."""
+        published = {(pool.name, pool.shape_json) for pool in await self._store.list_pools()}
+        if published != {(pool.name, pool.shape_json) for pool in self._pools}:
+            await self._store.publish_pools(announce(self._pools), term)
 
     def notify(self, job_ids: Iterable[str]) -> None:
         """Hints that these jobs changed: new, cancelled, whatever. Returns at once."""
@@ -204,6 +208,7 @@ class Scheduler:
     async def _work(self, led: _Led) -> None:
         if (declare := self._declare) is not None:
             await led.term.insist(lambda: declare(led.term.number))
+        await led.term.insist(lambda: self._announce(led.term.number))
         kept = await led.term.insist(self._store.list_queues)
         led.term.queues = known_queues(self._queues, kept)
         await self._start_cluster(led.term)
@@ -238,7 +243,7 @@ class _Led:
         self.term = term
         self.crew = Crew(term, Absorber(term))
         self.pools = Pools(term, self.crew)
-        self.cycle = Cycle(term, self.crew)
+        self.cycle = Cycle(term, Delivery(term, self.crew))
         self.sweep = Sweep(term, self.crew, self.pools)
         self.up = asyncio.Event()
         self._cycling: asyncio.Task[None] | None = None

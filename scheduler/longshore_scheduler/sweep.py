@@ -266,7 +266,7 @@ class Sweep:
         known = self._clocks.suspects
         again = [job for job in orphans if (job.id, job.fence) in known]
         self._clocks.suspects = {(job.id, job.fence) for job in orphans}
-        await self._crew.release_orphans(again)
+        await self._crew.release_orphans(again, leased_by_us=True)
         return len(again)
 
     def _is_orphan(self, job: ActiveAttempt) -> bool:

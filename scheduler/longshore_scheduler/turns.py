@@ -16,12 +16,21 @@ MAXIMUM_HEADS = 4096
 
 _FEWEST = 4
 
+CREDIT = 64.0
+"""Jobs by which a lane that could not be served may be ahead of the others when it can."""
+
 
 class Turns:
-    """Served jobs per lane. A lane that comes back starts level with the one served least."""
+    """Start-time fair queueing over lanes. A lane has a pass: the jobs that it was served.
+
+    Virtual time is the highest pass at which a service began. A lane that is new or comes back
+    starts at the virtual time: it neither waits for the other lanes nor is served before all of
+    them. A lane that waits and cannot be served keeps a bounded credit.
+    """
 
     def __init__(self) -> None:
         self._passes: dict[LaneKey, float] = {}
+        self._virtual = 0.0
         self._last: LaneKey = ("", "")
 
     @property
@@ -30,16 +39,17 @@ class Turns:
         return self._passes
 
     def join(self, lanes: Sequence[Lane]) -> None:
-        """Forgets lanes that no longer wait and levels new ones."""
-        waiting = {_key(lane) for lane in lanes}
-        known = {lane: served for lane, served in self._passes.items() if lane in waiting}
-        level = min(known.values(), default=0.0)
-        self._passes = {lane: known.get(lane, level) - level for lane in waiting}
+        """Forgets lanes that no longer wait. New ones start at the virtual time."""
+        now, floor, known = self._virtual, self._virtual - CREDIT, self._passes
+        self._passes = {(key := _key(lane)): max(known.get(key, now), floor) for lane in lanes}
 
     def charge(self, served: Mapping[LaneKey, int]) -> None:
         """Counts what a plan placed."""
         for lane, count in served.items():
-            self._passes[lane] = self._passes.get(lane, 0.0) + count
+            if count:
+                began = self._passes.get(lane, self._virtual)
+                self._virtual = max(self._virtual, began)
+                self._passes[lane] = began + count
 
     def ration(self, lanes: Sequence[Lane], heads: int) -> list[tuple[Lane, int]]:
         """How many heads to read of which lanes: equal shares, what one does not need to others.

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 MAX_ROWS = 8192
 MAX_PENDING_ROWS = 200_000
 BULK_OF_A_ROW = 4096  # characters of bodies that count as one more row
+URGENT = frozenset({"lead", "resign"})
+"""Kinds that pass every other write, however many wait: a leader must not lose its term behind a
+backlog of writes of its own process."""
 
 
 class KeyTaken(Exception):
@@ -93,6 +96,7 @@ class Committer:
         self._apply = apply
         self._clock = clock
         self._committed = committed
+        self._urgent: list[Write] = []
         self._pending: list[Write] = []
         self._pending_rows = 0
         self._wake = asyncio.Event()
@@ -118,10 +122,13 @@ class Committer:
         weight = max(1, len(rows)) + bulk // BULK_OF_A_ROW
         done = asyncio.get_running_loop().create_future()
         write = Write(kind, rows, term, weight, done, options)
-        if self._pending_rows + write.weight > MAX_PENDING_ROWS:
+        if kind in URGENT:
+            self._urgent.append(write)
+        elif self._pending_rows + write.weight > MAX_PENDING_ROWS:
             raise StoreUnavailable(f"{self._pending_rows} rows wait to be written already")
-        self._pending.append(write)
-        self._pending_rows += write.weight
+        else:
+            self._pending.append(write)
+            self._pending_rows += write.weight
         self._wake.set()
         return await write.done
 
@@ -132,14 +139,17 @@ class Committer:
         await self._task
 
     async def _run(self) -> None:
-        while self._pending or not self._closing:
-            if not self._pending:
+        while self._urgent or self._pending or not self._closing:
+            if not (self._urgent or self._pending):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             await self._commit(self._take())
 
     def _take(self) -> list[Write]:
+        if self._urgent:
+            batch, self._urgent = self._urgent, []
+            return batch
         rows = count = 0
         for write in self._pending:
             if count and rows + write.weight > MAX_ROWS:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.wire import (
+    PROTOCOL,
     Assignment,
     Cancel,
     Failed,
@@ -185,7 +186,8 @@ class FakeCluster:
         while self.places is not None and len(self.alive) >= self.places:
             await asyncio.sleep(0.002)
         capacity = wire_needs(pool.shape_json)
-        info = WorkerInfo(worker_id, pool.name, "node", next(self._pids), capacity)
+        place = (worker_id, pool.name, "node", next(self._pids))
+        info = WorkerInfo(*place, capacity, protocol=PROTOCOL)
         self.workers[worker_id] = FakeWorker(info, self.clock)
         return info
 

@@ -76,6 +76,45 @@ async def test_a_replaced_leader_stops_at_once_and_writes_nothing(harness: Harne
     assert len(harness.cluster.workers) == 1
 
 
+async def test_a_standby_that_starts_changes_nothing_of_the_leaders_pools(
+    harness: Harness,
+) -> None:
+    shape = {"cpu": 4, "memory": GIB}
+    old = make_settings(pools={"cpu": shape, "highmem": {**shape, "memory": 64 * GIB}})
+    leader = await harness.launch(old, keep_workers=True)
+    await harness.sweeps()
+    before = await harness.store.list_pools()
+    assert {pool.name: pool.ready_workers for pool in before} == {"cpu": 1, "highmem": 1}
+    new = make_settings(pools={"cpu": shape}, term=1.0)
+    standby = Scheduler(harness.store, harness.cluster, new, clock=harness.clock.seconds)
+    harness.schedulers.insert(0, standby)
+    await standby.start()
+    assert await harness.store.list_pools() == before
+    await leader.stop(0.0)
+    await until(lambda: standby.leading)
+    assert [pool.name for pool in await harness.store.list_pools()] == ["cpu"]
+
+
+async def test_a_worker_of_another_protocol_ends_what_it_runs_and_is_replaced(
+    harness: Harness,
+) -> None:
+    harness.cluster.default = hang
+    first = await harness.launch(keep_workers=True)
+    (running,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, running)
+    old = harness.cluster.only()
+    await first.stop(0.0)
+    old.info = old.info._replace(protocol=0)
+    await harness.launch(keep_workers=True)
+    (waiting,) = await harness.submit(make_job())
+    await harness.reach(JobState.RUNNING, waiting)
+    assert [job.job_id for job in old.assigned] == [running], "it gets nothing new"
+    old.succeed(old.assigned[0])
+    (record,) = await harness.reach(JobState.SUCCEEDED, running)
+    assert len(record.attempts) == 1
+    await until(lambda: not old.alive)
+
+
 async def test_a_fixed_id_leads_again_at_once(harness: Harness) -> None:
     assert await harness.store.lead("embedded", 3600_000_000) == 1
     scheduler = make_scheduler(harness, harness.cluster, "embedded")

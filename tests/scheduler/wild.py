@@ -10,6 +10,7 @@ from typing import Any
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.wire import (
+    PROTOCOL,
     Assignment,
     Cancel,
     Failed,
@@ -157,9 +158,8 @@ class WildCluster(FakeCluster):
 
     async def create_worker(self, pool: PoolSpec, worker_id: str) -> WorkerInfo:
         self.created += 1
-        info = WorkerInfo(
-            worker_id, pool.name, "node", next(self._pids), wire_needs(pool.shape_json)
-        )
+        place = (worker_id, pool.name, "node", next(self._pids))
+        info = WorkerInfo(*place, wire_needs(pool.shape_json), protocol=PROTOCOL)
         self.workers[worker_id] = WildWorker(info, self.clock, self.executions)
         await asyncio.sleep(0)
         return info

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from longshore_store import committer
 from longshore_store.dialects import Connection, sqlite
 from longshore_store.model import (
     Attempted,
@@ -21,7 +22,16 @@ from longshore_store.model import (
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.topology_records import PoolRecord, QueueDeclaration, TaskRecord
-from tests.store.factory import HOUR, SECOND, Attempt, FakeClock, Yard, completion, setback
+from tests.store.factory import (
+    HOUR,
+    SECOND,
+    Attempt,
+    FakeClock,
+    Yard,
+    completion,
+    new_job,
+    setback,
+)
 from tests.store.patience import LONG
 from tests.store.places import Files, Place
 
@@ -46,6 +56,28 @@ async def test_a_late_renewal_keeps_the_term(store: SqlStore, clock: FakeClock) 
     await store.lead("a", TTL)
     clock.advance(5 * TTL)
     assert await store.lead("a", TTL) == 1
+
+
+async def test_a_renewal_passes_all_other_writes(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healthy leader must not lose its term behind a backlog of its own process."""
+    await store.lead("a", TTL)
+    monkeypatch.setattr(committer, "MAX_PENDING_ROWS", 20)
+    order: list[str] = []
+
+    async def noting(name: str, call: Awaitable[Any]) -> None:
+        await call
+        order.append(name)
+
+    jobs = [new_job() for _ in range(20)]
+    monkeypatch.setattr(committer, "MAX_ROWS", 1)
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(noting("submit", store.submit_jobs([job])))
+        await asyncio.sleep(0)  # all of them wait to be written, and there is room for no more
+        group.create_task(noting("lead", store.lead("a", TTL)))
+    assert order.index("lead") <= 1, "only what was on its way already is before it"
 
 
 async def test_resignation_is_at_once(store: SqlStore) -> None:
