@@ -68,6 +68,10 @@ class Member:
         lines = [line for line in self._said().splitlines() if line.strip()]
         return lines[-1] if lines else "(nothing)"
 
+    def tail(self, lines: int) -> str:
+        """The last lines of its log."""
+        return "\n".join(self._said().splitlines()[-lines:])
+
     def has_said(self, words: str) -> bool:
         """True once these words are in its log."""
         return words in self._said()

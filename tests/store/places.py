@@ -95,6 +95,15 @@ class Postgres:
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
+    async def until_ready(self) -> None:
+        """Waits until it takes connections."""
+        async with asyncio.timeout(LONG):
+            while True:
+                try:
+                    return await self.execute("SELECT 1")
+                except (OSError, asyncpg.CannotConnectNowError):
+                    await asyncio.sleep(0.05)
+
     async def execute(self, sql: str, database: str = "postgres") -> None:
         connection = await asyncpg.connect(self.url(database))
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import select, text
 
@@ -48,3 +51,24 @@ async def test_a_stalled_leader_is_thrown_out_and_replaced(postgres_place: Place
                 break
             except StoreUnavailable:  # its connection is made anew
                 await asyncio.sleep(0.01)
+
+
+async def test_a_session_that_never_gets_the_rest_of_its_statement_is_ended_by_who_waits(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan without its execution, as of a process that is cut off in between: the database
+    takes such a session for active, and its own limit of idle transactions does not end it."""
+    monkeypatch.setattr(postgres, "STALLED_MS", 200)
+    other = await postgres_place.open()
+    assert await other.lead("gone", 1) == 1
+    cut = await asyncpg.connect(postgres_place.url)
+    await cut.execute(f"BEGIN; SET LOCAL {IDLE} = 300")
+    await cut.execute("SELECT term FROM leaders FOR SHARE")
+    plan = b"\0SELECT 1\0" + struct.pack("!h", 0)
+    transport: Any = getattr(cut, "_transport")  # noqa: B009  # a private slot
+    transport.write(b"P" + struct.pack("!i", len(plan) + 4) + plan)  # and no Sync
+    try:
+        async with asyncio.timeout(LONG):
+            assert await other.lead("other", HOUR) == 2
+    finally:
+        cut.terminate()

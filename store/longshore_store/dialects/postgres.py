@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import asyncpg
@@ -18,10 +20,13 @@ from sqlalchemy import (
     Text,
     bindparam,
     column,
+    event,
     func,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from longshore_store.dialects import Built, Connection, Kind, Row, Rowset, T, Work
@@ -34,6 +39,18 @@ STALLED_MS = 5000
 """How long a process may be silent in the middle of a transaction. One that is paused there, or
 whose machine is gone, holds the leader's row, and nobody could take over."""
 
+# The database's own limit covers a session that is idle between two statements. It does not cover
+# one that waits for the rest of a message, or for the statement that belongs to a plan it has made:
+# that session counts as active. So whoever waits for its locks ends it.
+_END_STALLED = text(
+    "SELECT count(*) FILTER (WHERE pg_terminate_backend(holder.pid))"
+    " FROM unnest(pg_blocking_pids(:waiting)) AS blocking(pid)"
+    " JOIN pg_stat_activity AS holder USING (pid)"
+    " WHERE holder.wait_event_type = 'Client'"
+    " AND holder.state_change < clock_timestamp() - :stalled_ms * interval '1 millisecond'"
+)
+
+_log = logging.getLogger(__name__)
 _TURN = 7_260_331  # any number, the same in every process
 # A prepared statement would keep the plan it got for a few rows, or while the tables were empty;
 # planned each time, a batch of leases takes 35 us a job instead of 350, and one alone no longer.
@@ -123,6 +140,8 @@ class PostgresDialect(Built):
             "hide_parameters": True,  # they are callers' data, and errors go to logs
         }
         self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
+        self._writer_pid = 0
+        event.listen(self._writer.sync_engine, "connect", self._note_writer)
         self._reader = create_async_engine(
             url, pool_size=READERS, max_overflow=0, isolation_level="AUTOCOMMIT", **options
         )
@@ -130,9 +149,46 @@ class PostgresDialect(Built):
     def obstacle(self, error: Exception) -> StoreUnavailable | None:
         return obstacle(self._url, error)
 
+    def _note_writer(self, connection: Any, _: object) -> None:
+        self._writer_pid = connection.driver_connection.get_server_pid()
+
     async def transact(self, work: Work[T]) -> T:
-        async with self._writer.begin() as connection:
+        async with self._unblocking(), self._writer.begin() as connection:
             return await work(connection)
+
+    @asynccontextmanager
+    async def _unblocking(self) -> AsyncIterator[None]:
+        """While a transaction takes long, ends the stalled sessions whose locks it waits for."""
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+        timer = loop.call_later(
+            STALLED_MS / 1000, lambda: tasks.add(loop.create_task(self._end_stalled()))
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _end_stalled(self) -> None:
+        """Until it is cancelled: looks again and again, as one stalled session may hide another."""
+        while True:
+            try:
+                ended = await self.read(self._terminate_stalled)
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                _log.warning("cannot see who blocks the writer: %s", type(error).__name__)
+            else:
+                if ended:
+                    _log.warning(
+                        "ended %d sessions of the database: they held locks that this process"
+                        " waits for, and their clients were silent for %g s",
+                        *(ended, STALLED_MS / 1000),
+                    )
+            await asyncio.sleep(STALLED_MS / 5000)
+
+    async def _terminate_stalled(self, connection: Connection) -> int:
+        given = {"waiting": self._writer_pid, "stalled_ms": STALLED_MS}
+        return int(await connection.scalar(_END_STALLED, given) or 0)
 
     async def read(self, work: Work[T]) -> T:
         # A connection that hangs takes seconds to close: who gives up does not wait for that.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+_reports: pytest.StashKey[list[pytest.TestReport]] = pytest.StashKey()
+_deployments: list[Deployment] = []
+"""The one that runs, if one does: the report of a failed test quotes its logs."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what every member said last, and the fixture learns of the failure."""
+    report = yield
+    item.stash.setdefault(_reports, []).append(report)
+    if report.failed:
+        for deployment in _deployments:
+            report.sections.extend(deployment.last_words())
+    return report
+
+
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def whole() -> AsyncIterator[Deployment]:
     """Its folder is short: sockets lie in it, and another user must reach it."""
@@ -50,15 +68,25 @@ async def whole() -> AsyncIterator[Deployment]:
             folder / "cluster", config=folder / "faults.toml", env={"PYTHONPATH": root}
         )
         async with DevCluster(options) as cluster, AsyncClient(cluster.target) as client:
-            yield Deployment(cluster, client, folder)
+            deployment = Deployment(cluster, client, folder)
+            _deployments.append(deployment)
+            yield deployment
+            _deployments.remove(deployment)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def deployment(whole: Deployment) -> AsyncIterator[Deployment]:
-    """Every part is up before the test; afterwards the books are closed."""
+async def deployment(
+    whole: Deployment, request: pytest.FixtureRequest
+) -> AsyncIterator[Deployment]:
+    """Every part is up before the test. Afterwards the books are closed; the jobs of a failed test
+    are ended, so that they do not hold the pool while the next one waits for it."""
     async with asyncio.timeout(120):
         await whole.until_whole()
     whole.begin()
     yield whole
+    if any(report.failed for report in request.node.stash.get(_reports, [])):
+        async with asyncio.timeout(120):
+            await whole.end_jobs()
+        return
     async with asyncio.timeout(120):
         await whole.close_the_books()

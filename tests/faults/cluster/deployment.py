@@ -21,6 +21,7 @@ from tests.soak.chaos import led_at
 
 DEADLINE = 90.0
 WORKERS = 2
+LINES = 30
 
 
 class Deployment:
@@ -139,6 +140,24 @@ class Deployment:
             (pool,) = await self.client.pools(timeout=5.0)
             return pool.ready_workers >= WORKERS and not pool.starting_workers
         return False
+
+    # -- after a failure
+
+    async def end_jobs(self) -> None:
+        """Cancels what a failed test has left, at once, and waits until all of it has ended."""
+        for member in self.cluster.members:
+            await member.start()
+        for handle in self._handles:
+            await handle.cancel(reason="its test failed", force=True, timeout=DEADLINE)
+        for handle in self._handles:
+            await self._ended(handle.id)
+
+    def last_words(self) -> list[tuple[str, str]]:
+        """The end of every member's log: a title and the lines."""
+        return [
+            (f"{member.name}, started {member.starts} times", member.tail(LINES))
+            for member in self.cluster.members
+        ]
 
     # -- the books
 
