@@ -32,14 +32,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _forks: list[str] = []
 
 
-@ctypes.CFUNCTYPE(None)
-def _before_fork() -> None:
+def _note_fork() -> None:
     if "grpc._cython.cygrpc" in sys.modules:
         _forks.append("".join(traceback.format_stack(limit=12)))
 
 
 # Called by fork(), not by vfork() or posix_spawn(): subprocess uses fork() for a change of user or
 # a preexec_fn, and os.register_at_fork does not see that.
+_before_fork = ctypes.CFUNCTYPE(None)(_note_fork)
 ctypes.CDLL(None).__register_atfork(_before_fork, None, None, None)
 
 
