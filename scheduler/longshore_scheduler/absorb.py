@@ -77,7 +77,7 @@ class Absorber:
 
     def __init__(self, term: Term) -> None:
         self._term = term
-        self._readers: dict[type, Callable[[Batch, Held, Any, float], None]] = {
+        self._readers: dict[type, Callable[[Batch, Held, Any, float, int], None]] = {
             Succeeded: self._succeeded,
             Started: self._started,
             Progressed: self._progressed,
@@ -111,12 +111,12 @@ class Absorber:
         offset = self._term.store.now_us() / 1e6 - reply.now
         ran: dict[str, list[float]] = {}
         find, readers = self._term.roster.find, self._readers
-        for report in reply.reports:
+        for number, report in enumerate(reply.reports, reply.last - len(reply.reports) + 1):
             held = find(report.job_id, report.fence)
             if held is None:
                 self._stray(batch, report)
                 continue
-            readers[type(report)](batch, held, report, offset)
+            readers[type(report)](batch, held, report, offset, number)
             if held.settled:
                 seconds = getattr(report, "seconds", None)
                 if seconds is not None:
@@ -127,24 +127,28 @@ class Absorber:
             self._term.run_times.observe(task, seconds, int(count))
         return batch
 
-    def _started(self, batch: Batch, held: Held, report: Started, offset: float) -> None:
+    def _started(self, batch: Batch, held: Held, report: Started, offset: float, _: int) -> None:
         held.started_at = self._term.clock()
         batch.starts[held.job_id] = (report, offset)
         if held.told is Told.RECALL:  # it began all the same
             held.told = Told.NOTHING
             self._term.chores.set()
 
-    def _progressed(self, batch: Batch, held: Held, report: Progressed, _: float) -> None:
+    def _progressed(self, batch: Batch, held: Held, report: Progressed, _: float, __: int) -> None:
         batch.progress.append(ProgressUpdate(held.job_id, held.fence, report.body))
 
-    def _logged(self, batch: Batch, held: Held, report: Logged, _: float) -> None:
+    def _logged(self, batch: Batch, held: Held, report: Logged, _: float, number: int) -> None:
         body = json.dumps({"lines": report.lines, "dropped": report.dropped})
-        batch.logs.append(LogUpdate(held.job_id, held.fence, body))
+        batch.logs.append(LogUpdate(held.job_id, held.fence, number, body))
 
-    def _checkpointed(self, batch: Batch, held: Held, report: Checkpointed, _: float) -> None:
+    def _checkpointed(
+        self, batch: Batch, held: Held, report: Checkpointed, _: float, __: int
+    ) -> None:
         batch.checkpoints.append(CheckpointUpdate(held.job_id, held.fence, report.value))
 
-    def _succeeded(self, batch: Batch, held: Held, report: Succeeded, offset: float) -> None:
+    def _succeeded(
+        self, batch: Batch, held: Held, report: Succeeded, offset: float, _: int
+    ) -> None:
         started_us = int((report.at - report.seconds + offset) * 1e6)
         artifacts = "[]"
         if report.artifacts:
@@ -153,7 +157,7 @@ class Absorber:
         batch.completions.append(done)
         self._end(batch, held)
 
-    def _failed(self, batch: Batch, held: Held, report: Failed, offset: float) -> None:
+    def _failed(self, batch: Batch, held: Held, report: Failed, offset: float, _: int) -> None:
         started_us = None
         if report.seconds is not None:
             started_us = int((report.at - report.seconds + offset) * 1e6)
@@ -163,7 +167,7 @@ class Absorber:
             return
         self.set_back(batch, held, report.failure, started_us)
 
-    def _returned(self, batch: Batch, held: Held, _: Returned, __: float) -> None:
+    def _returned(self, batch: Batch, held: Held, _: Returned, *__: object) -> None:
         self._end(batch, held)
         self.set_back(batch, held, RETURNED, None)
 

@@ -299,6 +299,7 @@ def _lease_edge(dialect: Dialect) -> Edge:
         "leased_us": NOW,
         "started_us": NO_NUMBER,
         "devices_json": NO_TEXT,
+        "logged": number(0),
     }
     return Edge(dialect, states.LEASE, columns, values, rows=r, counted=False)
 

@@ -235,10 +235,14 @@ class ProgressUpdate(NamedTuple):
 
 
 class LogUpdate(NamedTuple):
-    """A log event: {"lines": [...], "dropped": n}."""
+    """A log event: {"lines": [...], "dropped": n}.
+
+    number: rises with each update of an attempt. One that is not above the last is a repetition.
+    """
 
     job_id: str
     fence: int
+    number: int
     body_json: str
 
 

@@ -24,6 +24,7 @@ from longshore_store.states import ACTIVE
 from longshore_store.tables import events, job_checkpoints, job_progress, jobs
 
 RETAINED_EVENTS = 1000
+_ATTEMPT: dict[str, Kind] = {"id": "text", "fence": "int"}
 _LINE: dict[str, Kind] = {"id": "text", "fence": "int", "before": "int", "body": "text"}
 
 
@@ -62,23 +63,37 @@ class ReportWrites:
         tx.changed.extend(row[0] for row in rows)
 
     async def _append_logs(self, tx: Transaction, rows: Sequence[Row]) -> None:
-        grouped: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-        for job_id, fence, body in rows:
-            grouped[job_id, fence].append(body)
-        totals = [(job_id, fence, len(bodies)) for (job_id, fence), bodies in grouped.items()]
+        """Appends what is new: an update may come again after an answer that was lost, and from
+        the next leader, which does not know what this one has stored."""
+        logged = await self._logged(tx, rows)
+        grouped: defaultdict[tuple[str, int], dict[int, str]] = defaultdict(dict)
+        for job_id, fence, line, body in rows:
+            if line > logged.get((job_id, fence), line):
+                grouped[job_id, fence].setdefault(line, body)
+        if not grouped:
+            return
+        totals = [(*attempt, len(lines), max(lines)) for attempt, lines in grouped.items()]
         stamp = {"p_stamp": tx.stamp()}
-        r = self._dialect.rowset("r", {"id": "text", "fence": "int", "total": "int"})
+        r = self._dialect.rowset("r", {**_ATTEMPT, "total": "int", "last": "int"})
         count = self._dialect.fixed("reports.count", lambda: _count(r))
         await tx.connection.execute(count, {**r.params(totals), **stamp})
         lines = [
-            (job_id, fence, len(bodies) - i, body)
-            for (job_id, fence), bodies in grouped.items()
-            for i, body in enumerate(bodies, start=1)
+            (*attempt, len(numbered) - i, body)
+            for attempt, numbered in grouped.items()
+            for i, (_, body) in enumerate(sorted(numbered.items()), start=1)
         ]
         e = self._dialect.rowset("e", _LINE)
         append = self._dialect.fixed("reports.append", lambda: self._append(e))
         await tx.connection.execute(append, {**e.params(lines), **stamp, "p_now": tx.now_us})
         await self._trim(tx, [(job_id,) for job_id in {row[0] for row in totals}])
+
+    async def _logged(self, tx: Transaction, rows: Sequence[Row]) -> dict[tuple[str, int], int]:
+        """The number of the newest update that is stored of each attempt; none of stale ones."""
+        r = self._dialect.rowset("r", _ATTEMPT)
+        query = self._dialect.fixed("reports.logged", lambda: _logged(r))
+        attempts = list({(row[0], row[1]) for row in rows})
+        found = await self._dialect.rows(tx.connection, query, r.params(attempts))
+        return {(job_id, fence): last for job_id, fence, last in found}
 
     def _append(self, e: Rowset) -> Any:
         same = and_(jobs.c.id == e.c.id, jobs.c.fence == e.c.fence)
@@ -107,12 +122,17 @@ class ReportWrites:
         )
 
 
+def _logged(r: Rowset) -> Select[Any]:
+    same = and_(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence)
+    return select(r.c.id, r.c.fence, jobs.c.logged).select_from(r.table.join(jobs, same))
+
+
 def _count(r: Rowset) -> Any:
     """Makes room in the sequence of each job for its new lines."""
     return (
         update(jobs)
         .where(jobs.c.id == r.c.id, jobs.c.fence == r.c.fence, state_in(ACTIVE))
-        .values(sequence=jobs.c.sequence + r.c.total, stamp=STAMP)
+        .values(sequence=jobs.c.sequence + r.c.total, logged=r.c.last, stamp=STAMP)
     )
 
 

@@ -58,6 +58,8 @@ jobs = Table(
     _count("crashes"),
     _count("ooms"),
     _count("interruptions"),
+    # The number of the newest log update of this lease: what is not above it is a repetition.
+    Column("logged", BigInteger, nullable=False, server_default="0"),
     _us("created_us", nullable=False),
     _us("ready_us", nullable=False),
     _us("due_us"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from longshore_store.sql import SqlStore
 from longshore_store.topology_records import PoolRecord, QueueDeclaration, TaskRecord
 
 GIB = 1024**3
+_lines = itertools.count(1)
 DEADLINE = 30.0
 Event = watch_pb2.WatchProgressResponse
 
@@ -132,7 +134,8 @@ class Harness:
 
     async def log(self, job_id: str, fence: int, *lines: str) -> None:
         body = json.dumps({"lines": lines, "dropped": 0})
-        await self.store.record_logs(self.term, [m.LogUpdate(job_id, fence, body)])
+        update = m.LogUpdate(job_id, fence, next(_lines), body)
+        await self.store.record_logs(self.term, [update])
 
     def watch(self, job_id: str, **options: Any) -> Any:
         return self.jobs.WatchProgress(

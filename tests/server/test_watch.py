@@ -93,8 +93,9 @@ async def test_replay_over_many_pages(harness: Harness) -> None:
 async def test_trimmed_events_are_a_gap(harness: Harness) -> None:
     job = await harness.submit()
     fence = await harness.start(job.job_id)
-    updates = [m.LogUpdate(job.job_id, fence, '{"lines":["x"],"dropped":0}')] * 400
-    for _ in range(3):
+    body = '{"lines":["x"],"dropped":0}'
+    for first in (1, 401, 801):
+        updates = [m.LogUpdate(job.job_id, fence, n, body) for n in range(first, first + 400)]
         await harness.store.record_logs(harness.term, updates)
     kept = (await harness.store.read_changes({job.job_id: 0}))[0].first_sequence
     assert kept > 2

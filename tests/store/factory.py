@@ -27,6 +27,8 @@ SECOND = 1_000_000
 HOUR = 3600 * SECOND
 NEEDS = '{"cpu_millis":1000}'
 _numbers = count(1)
+next_line = count(1).__next__
+"""A number for a LogUpdate."""
 
 
 class FakeClock:

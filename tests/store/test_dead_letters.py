@@ -23,7 +23,7 @@ from longshore_store.redrive_records import DeadLetters
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
 from longshore_store.tables import jobs, metadata
-from tests.store.factory import REACHABLE, SECOND, FakeClock, Yard, setback
+from tests.store.factory import REACHABLE, SECOND, FakeClock, Yard, next_line, setback
 from tests.store.places import Place
 from tests.store.recount import fetch
 
@@ -144,7 +144,7 @@ async def test_nothing_is_left_of_a_deleted_job(yard: Yard) -> None:
     attempt = await yard.lease(job_id)
     await yard.start(attempt)
     await yard.store.record_progress(yard.term, [ProgressUpdate(*attempt, "1")])
-    await yard.store.record_logs(yard.term, [LogUpdate(*attempt, "{}")])
+    await yard.store.record_logs(yard.term, [LogUpdate(*attempt, next_line(), "{}")])
     await yard.store.save_checkpoints(yard.term, [CheckpointUpdate(*attempt, "1")])
     await yard.store.dead_letter_attempts(yard.term, [setback(attempt)])
     full = await rows(yard.store)

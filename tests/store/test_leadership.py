@@ -30,6 +30,7 @@ from tests.store.factory import (
     Yard,
     completion,
     new_job,
+    next_line,
     setback,
 )
 from tests.store.patience import LONG
@@ -105,7 +106,7 @@ def every_write(store: SqlStore, term: int, attempt: Attempt) -> dict[str, Await
         "expire_attempts": store.expire_attempts(term, setbacks),
         "confirm_cancels": store.confirm_cancels(term, [Attempted(*attempt)]),
         "record_progress": store.record_progress(term, [ProgressUpdate(*attempt, "1")]),
-        "record_logs": store.record_logs(term, [LogUpdate(*attempt, "1")]),
+        "record_logs": store.record_logs(term, [LogUpdate(*attempt, next_line(), "1")]),
         "save_checkpoints": store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1")]),
     }
 

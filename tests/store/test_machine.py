@@ -34,7 +34,16 @@ from longshore_store.redrive_records import DeadLetters, RedriveRecord, RedriveS
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.topology_records import QueueDeclaration
-from tests.store.factory import SECOND, Attempt, FakeClock, completion, new_id, new_job, setback
+from tests.store.factory import (
+    SECOND,
+    Attempt,
+    FakeClock,
+    completion,
+    new_id,
+    new_job,
+    next_line,
+    setback,
+)
 from tests.store.model import ENDED, ENDINGS, Model
 from tests.store.places import Files, Place, Postgres
 
@@ -204,7 +213,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(picks=PICKS)
     def log(self, picks: list[tuple[int, int]]) -> None:
         rows = self.picked(picks)
-        self.run(self.store.record_logs(self.term, [LogUpdate(*row, "{}") for row in rows]))
+        self.run(
+            self.store.record_logs(self.term, [LogUpdate(*row, next_line(), "{}") for row in rows])
+        )
         for row in rows:
             self.model.report(*row, log=True)
 

@@ -28,7 +28,16 @@ from longshore_store.redrive_records import DeadLetters, RedriveRecord, RedriveS
 from longshore_store.retention_records import Ages
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL
-from tests.store.factory import HOUR, Attempt, FakeClock, Yard, completion, new_job, setback
+from tests.store.factory import (
+    HOUR,
+    Attempt,
+    FakeClock,
+    Yard,
+    completion,
+    new_job,
+    next_line,
+    setback,
+)
 from tests.store.places import Files, Place, Postgres
 
 Seen = list[tuple[str, Any]]
@@ -93,7 +102,7 @@ async def exercise(yard: Yard) -> None:
     await store.submit_jobs([new_job(idempotency_key="a")])
     await yard.start(attempt)
     await store.record_progress(term, [ProgressUpdate(*attempt, "1")])
-    await store.record_logs(term, [LogUpdate(*attempt, "1")])
+    await store.record_logs(term, [LogUpdate(*attempt, next_line(), "1")])
     await store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1")])
     await store.complete_attempts(term, [completion(attempt)])
     await store.retry_jobs([attempt.job_id], "")
@@ -144,7 +153,7 @@ async def keep_house(yard: Yard) -> None:
     """The chores of a leader, on jobs that it finds."""
     store, term = yard.store, yard.term
     attempts = [await yard.running() for _ in range(2)]
-    await store.record_logs(term, [LogUpdate(*attempt, "1") for attempt in attempts])
+    await store.record_logs(term, [LogUpdate(*attempt, next_line(), "1") for attempt in attempts])
     await store.save_checkpoints(term, [CheckpointUpdate(*attempt, "1") for attempt in attempts])
     await store.complete_attempts(term, [completion(attempt) for attempt in attempts])
     spent = await store.spent_checkpoints("", 1000)

@@ -11,7 +11,7 @@ from longshore_store.reads import EVENTS_A_READ
 from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.states import ACTIVE, JobState
 from longshore_store.tables import job_checkpoints
-from tests.store.factory import REACHABLE, SECOND, Attempt, Yard, completion, setback
+from tests.store.factory import REACHABLE, SECOND, Attempt, Yard, completion, next_line, setback
 from tests.store.recount import fetch
 
 
@@ -23,7 +23,7 @@ async def checkpoint(yard: Yard, job_id: str) -> str | None:
 
 async def report_all(yard: Yard, attempt: Attempt, body: str) -> None:
     await yard.store.record_progress(yard.term, [ProgressUpdate(*attempt, body)])
-    await yard.store.record_logs(yard.term, [LogUpdate(*attempt, body)])
+    await yard.store.record_logs(yard.term, [LogUpdate(*attempt, next_line(), body)])
     await yard.store.save_checkpoints(yard.term, [CheckpointUpdate(*attempt, body)])
 
 
@@ -62,6 +62,10 @@ async def test_progress_is_the_newest(yard: Yard) -> None:
     assert (await yard.read(attempt.job_id)).progress_count == 2
 
 
+def log_update(job_id: str, fence: int, body: str) -> LogUpdate:
+    return LogUpdate(job_id, fence, next_line(), body)
+
+
 @pytest.mark.parametrize("stale_first", [True, False])
 async def test_an_old_attempt_reports_beside_the_new_one(yard: Yard, stale_first: bool) -> None:
     old = await yard.running()
@@ -71,7 +75,7 @@ async def test_an_old_attempt_reports_beside_the_new_one(yard: Yard, stale_first
     before = await yard.read(new.job_id)
     for method, make in (
         (yard.store.record_progress, ProgressUpdate),
-        (yard.store.record_logs, LogUpdate),
+        (yard.store.record_logs, log_update),
         (yard.store.save_checkpoints, CheckpointUpdate),
     ):
         updates: list[Any] = [make(*attempt, body) for attempt, body in pair]
@@ -86,7 +90,7 @@ async def test_an_old_attempt_reports_beside_the_new_one(yard: Yard, stale_first
 async def test_logs_are_events_in_order(yard: Yard) -> None:
     one, two = await yard.running(), await yard.running()
     now = yard.clock.advance(SECOND)
-    lines = [LogUpdate(*(one, two)[i % 2], f"{i}") for i in range(10)]
+    lines = [LogUpdate(*(one, two)[i % 2], next_line(), f"{i}") for i in range(10)]
     await asyncio.gather(
         yard.store.record_logs(yard.term, lines[:6]),
         yard.store.record_logs(yard.term, lines[6:]),
@@ -100,12 +104,40 @@ async def test_logs_are_events_in_order(yard: Yard) -> None:
             assert (event.from_state, event.to_state, event.reason) == (0, 0, "")
 
 
+async def test_a_repeated_line_is_one_event(yard: Yard) -> None:
+    """What was stored comes again with what follows it: from a leader that was not answered, or
+    from the next one."""
+    attempt = await yard.running()
+    lines = [log_update(*attempt, f"{i}") for i in range(4)]
+    await yard.store.record_logs(yard.term, lines[:2])
+    await yard.store.record_logs(yard.term, [*lines[:3], *lines[:3]])
+    await yard.store.record_logs(yard.term, lines)
+    await yard.store.record_logs(yard.term, lines)
+    [changes] = await yard.store.read_changes({attempt.job_id: 3})
+    assert [e.body_json for e in changes.events] == ["0", "1", "2", "3"]
+    assert (await yard.read(attempt.job_id)).sequence == 7
+
+
+async def test_each_attempt_numbers_its_lines_anew(yard: Yard) -> None:
+    first = await yard.running()
+    await yard.store.record_logs(yard.term, [LogUpdate(*first, 9, "first")])
+    await yard.store.release_attempts(yard.term, [setback(first)])
+    second = await yard.lease(first.job_id)
+    await yard.store.record_logs(yard.term, [LogUpdate(*second, 1, "second")])
+    [changes] = await yard.store.read_changes({first.job_id: 0})
+    logged = [e.body_json for e in changes.events if e.kind == EventKind.LOG]
+    assert logged == ["first", "second"]
+
+
 async def test_the_terminal_event_is_the_last(yard: Yard) -> None:
     """The last log lines and the result come in one transaction."""
     attempt = await yard.running()
     await asyncio.gather(
         yard.store.complete_attempts(yard.term, [completion(attempt)]),
-        yard.store.record_logs(yard.term, [LogUpdate(*attempt, "1"), LogUpdate(*attempt, "2")]),
+        yard.store.record_logs(
+            yard.term,
+            [LogUpdate(*attempt, next_line(), "1"), LogUpdate(*attempt, next_line(), "2")],
+        ),
         yard.store.record_progress(yard.term, [ProgressUpdate(*attempt, "1")]),
     )
     [changes] = await yard.store.read_changes({attempt.job_id: 3})
@@ -117,8 +149,8 @@ async def test_the_terminal_event_is_the_last(yard: Yard) -> None:
 async def test_logs_are_trimmed_to_a_tail(yard: Yard) -> None:
     attempt, other = await yard.running(), await yard.running()
     for first in range(0, 1200, 400):
-        lines = [LogUpdate(*attempt, f"{i}") for i in range(first, first + 400)]
-        await yard.store.record_logs(yard.term, [*lines, LogUpdate(*other, "x")])
+        lines = [LogUpdate(*attempt, next_line(), f"{i}") for i in range(first, first + 400)]
+        await yard.store.record_logs(yard.term, [*lines, LogUpdate(*other, next_line(), "x")])
     [changes] = await yard.store.read_changes({attempt.job_id: 0})
     newest = 3 + 1200
     assert (changes.sequence, changes.first_sequence) == (newest, newest - RETAINED_EVENTS + 1)
@@ -133,7 +165,9 @@ async def test_logs_are_trimmed_to_a_tail(yard: Yard) -> None:
 
 async def test_changes_come_in_pages(yard: Yard) -> None:
     attempt = await yard.running()
-    await yard.store.record_logs(yard.term, [LogUpdate(*attempt, f"{i}") for i in range(600)])
+    await yard.store.record_logs(
+        yard.term, [LogUpdate(*attempt, next_line(), f"{i}") for i in range(600)]
+    )
     cursor, seen = 0, []
     while True:
         [changes] = await yard.store.read_changes({attempt.job_id: cursor})

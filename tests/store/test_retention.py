@@ -22,7 +22,16 @@ from longshore_store.settings import RetentionSettings
 from longshore_store.sql import SqlStore
 from longshore_store.states import TERMINAL, JobState
 from longshore_store.tables import events, job_checkpoints, metadata, queue_counts
-from tests.store.factory import HOUR, Attempt, FakeClock, Yard, completion, new_job, setback
+from tests.store.factory import (
+    HOUR,
+    Attempt,
+    FakeClock,
+    Yard,
+    completion,
+    new_job,
+    next_line,
+    setback,
+)
 from tests.store.places import Place
 from tests.store.recount import fetch
 
@@ -68,7 +77,7 @@ async def ended(record: JobRecord) -> Ended:
 async def logged(yard: Yard, lines: int, *, end: bool = True) -> Attempt:
     """A job with so many log lines, and a few state changes around them."""
     attempt = await yard.running()
-    updates = [LogUpdate(*attempt, f'{{"lines":["{n}"]}}') for n in range(lines)]
+    updates = [LogUpdate(*attempt, next_line(), f'{{"lines":["{n}"]}}') for n in range(lines)]
     await yard.store.record_logs(yard.term, updates)
     if end:
         await yard.store.complete_attempts(yard.term, [completion(attempt)])
@@ -225,7 +234,7 @@ async def test_a_job_without_its_lines_can_be_run_again(yard: Yard, clock: FakeC
     await yard.store.retry_jobs([attempt.job_id], "")
     again = await yard.lease(attempt.job_id)
     await yard.start(again)
-    await yard.store.record_logs(yard.term, [LogUpdate(*again, '{"lines":["x"]}')])
+    await yard.store.record_logs(yard.term, [LogUpdate(*again, next_line(), '{"lines":["x"]}')])
     await yard.store.complete_attempts(yard.term, [completion(again)])
     clock.advance(2 * DAY)
     assert await find(yard, kept_for(30)) == ([], [attempt.job_id])

@@ -22,7 +22,7 @@ from longshore_store.model import LogUpdate, ProgressUpdate
 from tests.store.bus.conftest import Launch
 from tests.store.bus.node import Node, mailbox, until
 from tests.store.bus.redis_server import RedisServer
-from tests.store.factory import FakeClock, Yard, new_job
+from tests.store.factory import FakeClock, Yard, new_job, next_line
 
 ROUNDS = 15
 
@@ -102,7 +102,7 @@ async def test_watchers_that_come_and_go_miss_nothing(launch: Launch) -> None:
 
     following = [asyncio.create_task(follow(n, box)) for n, box in enumerate(boxes)]
     for n in range(40):
-        line = LogUpdate(*attempt, json.dumps({"lines": [str(n)], "dropped": 0}))
+        line = LogUpdate(*attempt, next_line(), json.dumps({"lines": [str(n)], "dropped": 0}))
         await here.store.record_logs(yard.term, [line])
     await asyncio.gather(*following)
     for box in boxes:
@@ -117,7 +117,7 @@ async def test_changes_too_long_for_a_message_are_read(launch: Launch) -> None:
         await until(lambda: here.bus.state.interests == 1)
         reads = await there.settled(3, box)
         body = json.dumps({"lines": ["x" * 1_200_000], "dropped": 0})
-        await here.store.record_logs(yard.term, [LogUpdate(*attempt, body)])
+        await here.store.record_logs(yard.term, [LogUpdate(*attempt, next_line(), body)])
         await until(lambda: box.cursor == 4)
     assert there.store.reads > reads
 

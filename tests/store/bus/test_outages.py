@@ -26,7 +26,7 @@ from tests.store.bus.conftest import Launch
 from tests.store.bus.node import Node, mailbox, until
 from tests.store.bus.patience import NEVER, be_strict
 from tests.store.bus.redis_server import RedisServer
-from tests.store.factory import Attempt, FakeClock, Yard, new_job
+from tests.store.factory import Attempt, FakeClock, Yard, new_job, next_line
 from tests.store.patience import LONG
 from tests.store.places import Place
 
@@ -79,7 +79,7 @@ class Pair:
     async def step(self) -> float:
         """One more event, here. Returns the seconds until it is there."""
         wanted = self.box.cursor + 1
-        line = LogUpdate(*self._attempt, json.dumps({"lines": ["x"], "dropped": 0}))
+        line = LogUpdate(*self._attempt, next_line(), json.dumps({"lines": ["x"], "dropped": 0}))
         await self.here.store.record_logs(self._yard.term, [line])
         return await until(partial(_reached, self.box, wanted))
 

@@ -34,6 +34,7 @@ def _create_jobs() -> None:
         sa.Column("crashes", sa.Integer(), server_default="0", nullable=False),
         sa.Column("ooms", sa.Integer(), server_default="0", nullable=False),
         sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("logged", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.Column("ready_us", sa.BigInteger(), nullable=False),
         sa.Column("due_us", sa.BigInteger(), nullable=True),
