@@ -12,7 +12,7 @@ from longshore_cpu_workers.wire import Logged
 from longshore_store.model import EventKind
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import hang
-from tests.scheduler.harness import Harness
+from tests.scheduler.harness import Harness, make_job
 
 
 async def test_a_line_that_the_last_leader_stored_is_not_stored_again(harness: Harness) -> None:
