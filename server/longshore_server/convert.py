@@ -137,6 +137,7 @@ def attempt_message(record: AttemptRecord) -> job_pb2.Attempt:
         worker_id=record.worker_id,
         failure_class=job_pb2.FailureClass.ValueType(record.failure_class),
         run=record.run,
+        build=record.build,
         devices=[_device_name(device) for device in orjson.loads(record.devices_json or "[]")],
     )
     for field, us in (
@@ -315,6 +316,7 @@ def pool_message(record: PoolRecord) -> pool_service_pb2.Pool:
         starting_workers=record.starting_workers,
         active_attempts=record.active_attempts,
         simulated=record.simulated,
+        build=record.build,
     )
 
 
@@ -332,4 +334,6 @@ def worker_message(record: WorkerRecord) -> pool_service_pb2.Worker:
         active_attempts=record.active_attempts,
         start_time=timestamp(record.started_us),
         heartbeat_time=timestamp(record.heartbeat_us),
+        build=record.build,
+        build_description=record.build_description,
     )

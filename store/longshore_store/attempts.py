@@ -47,6 +47,7 @@ ATTEMPT_COLUMNS = (
     "failure_class",
     "failure_json",
     "devices_json",
+    "build",
 )
 _SETBACK: dict[str, Kind] = {
     "id": "text",
@@ -82,7 +83,7 @@ def ended_attempt(
     c = jobs.c
     return (
         c.id, c.fence, c.number, c.run, c.worker_id, c.ready_us, c.leased_us, c.started_us,
-        ended_us, failure_class, failure_json, c.devices_json,
+        ended_us, failure_class, failure_json, c.devices_json, c.build,
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ class AttemptWrites:
 
     async def lease_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with the Leased it was granted."""
-        rows = [(job, fence, worker) for w in writes for job, fence, worker in w.rows]
+        rows = rows_of(writes)
         changed, marks = await self._lease.apply(tx, rows)
         granted = await self._lease.marked(tx, marks, *_leased_columns()) if changed else ()
         found = [_leased(row) for row in await self._with_specs(tx, granted)]
@@ -134,7 +135,7 @@ class AttemptWrites:
         # Taken out once answered: a lease asked for twice is granted once.
         ours = {(lease.id, lease.fence - 1, lease.worker_id): lease for lease in found}
         for write in writes:
-            mine = (ours.pop(tuple(row), None) for row in write.rows)
+            mine = (ours.pop(tuple(row[:3]), None) for row in write.rows)
             write.answer = [lease for lease in mine if lease is not None]
 
     async def _count(self, tx: Transaction, found: Sequence[Leased]) -> None:
@@ -290,12 +291,13 @@ def _setback_row(s: Setback) -> Row:
 
 
 def _lease_edge(dialect: Dialect) -> Edge:
-    columns: dict[str, Kind] = {"id": "text", "fence": "int", "worker_id": "text"}
+    columns: dict[str, Kind] = {"id": "text", "fence": "int", "worker_id": "text", "build": "text"}
     r = dialect.rowset("r", columns)
     values = {
         "fence": jobs.c.fence + 1,
         "number": jobs.c.number + 1,
         "worker_id": r.c.worker_id,
+        "build": r.c.build,
         "leased_us": NOW,
         "started_us": NO_NUMBER,
         "devices_json": NO_TEXT,

@@ -150,11 +150,12 @@ class Head(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """A worker's right to a job; `fence` is the one the head was read with."""
+    """A worker's right to a job; `fence` is the one the head was read with. build: the worker's."""
 
     job_id: str
     fence: int
     worker_id: str
+    build: str = ""
 
 
 class Leased(NamedTuple):
@@ -292,6 +293,7 @@ class AttemptRecord(NamedTuple):
     failure_class: int
     failure_json: str | None
     devices_json: str
+    build: str
 
 
 @dataclass(frozen=True, slots=True)

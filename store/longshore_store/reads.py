@@ -42,7 +42,7 @@ _BASIC: tuple[ColumnElement[Any], ...] = (
 )  # fmt: skip
 _FULL: tuple[ColumnElement[Any], ...] = (
     job_specs.c.payload, job_results.c.value_json, job_results.c.artifacts_json,
-    jobs.c.leased_us, jobs.c.started_us, jobs.c.devices_json,
+    jobs.c.leased_us, jobs.c.started_us, jobs.c.devices_json, jobs.c.build,
 )  # fmt: skip
 _SOURCE = (
     jobs.join(job_specs, job_specs.c.job_id == jobs.c.id)
@@ -128,7 +128,8 @@ def _attempts(r: Rowset) -> Select[Any]:
     c = attempts.c
     return (
         select(c.job_id, c.fence, c.number, c.run, c.worker_id, c.queued_us, c.leased_us,
-               c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json)
+               c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json,
+               c.build)
         .select_from(r.table.join(attempts, c.job_id == r.c.id))
         .order_by(c.job_id, c.fence)
     )  # fmt: skip
@@ -189,13 +190,14 @@ def _record(row: Row, **more: Any) -> JobRecord:
 
 
 def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
-    payload, value, artifacts, leased_us, started_us, devices = row[25:]
+    payload, value, artifacts, leased_us, started_us, devices, build = row[25:]
     record = _record(row, payload=payload, value_json=value, artifacts_json=artifacts)
     if record.state not in ACTIVE and record.state != JobState.SUCCEEDED:
         return _with_attempts(record, ended)
     newest = AttemptRecord(
         record.fence, record.number, record.run, record.worker_id or "", record.ready_us,
         leased_us, started_us, record.ended_us, 0, None, devices or "[]",
+        build or "",
     )  # fmt: skip
     # Read by a later statement, the ended ones may hold it already.
     return _with_attempts(record, [*(a for a in ended if a.fence < record.fence), newest])
@@ -206,9 +208,19 @@ def _with_attempts(record: JobRecord, found: list[AttemptRecord]) -> JobRecord:
 
 
 def _attempt(facts: Sequence[Any]) -> AttemptRecord:
-    fence, num, run, worker, *times, failure_class, failure, devices = facts
+    fence, num, run, worker, *times, failure_class, failure, devices, build = facts
     return AttemptRecord._make(
-        (fence, num, run, worker or "", *times, failure_class, failure, devices or "[]")
+        (
+            fence,
+            num,
+            run,
+            worker or "",
+            *times,
+            failure_class,
+            failure,
+            devices or "[]",
+            build or "",
+        )
     )
 
 

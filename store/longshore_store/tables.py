@@ -73,6 +73,8 @@ jobs = Table(
     _us("started_us"),
     _us("ended_us"),
     _text("worker_id", nullable=True),
+    # The build of that worker.
+    _text("build", nullable=True),
     _text("devices_json", nullable=True),
     Column("cancel_force", Boolean, nullable=False, server_default=text("false")),
     _text("needs_json"),
@@ -193,6 +195,7 @@ attempts = Table(
     Column("failure_class", SmallInteger, nullable=False),
     _text("failure_json", nullable=True),
     _text("devices_json", nullable=True),
+    _text("build", nullable=True),
     PrimaryKeyConstraint("job_id", "fence"),
     sqlite_with_rowid=False,
 )
@@ -273,6 +276,9 @@ pools = Table(
     _count("starting_workers"),
     _count("active_attempts"),
     Column("simulated", Boolean, nullable=False),
+    # The build that its workers are brought to, and the tasks that none of them has yet.
+    Column("build", Text, nullable=False, server_default=""),
+    Column("lacks_json", Text, nullable=False, server_default="[]"),
 )
 
 workers = Table(
@@ -288,6 +294,8 @@ workers = Table(
     _count("active_attempts"),
     _us("started_us", nullable=False),
     _us("heartbeat_us", nullable=False),
+    Column("build", Text, nullable=False, server_default=""),
+    Column("build_description", Text, nullable=False, server_default=""),
     # What people ordered: 0 nothing, else the WorkerState it is to have. Not part of what the
     # scheduler publishes, so that its next heartbeat does not undo an order.
     Column("ordered", SmallInteger, nullable=False, server_default="0"),

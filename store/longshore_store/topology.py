@@ -36,7 +36,8 @@ class TopologyReads:
     async def pools(self, connection: Connection) -> list[PoolRecord]:
         """The pools."""
         rows = await self._rows(connection, _pools)
-        return [PoolRecord._make((*row[:-1], bool(row[-1]))) for row in rows]
+        found = [PoolRecord(*row) for row in rows]
+        return [pool._replace(simulated=bool(pool.simulated)) for pool in found]
 
     async def workers(self, connection: Connection) -> list[WorkerRecord]:
         """The workers."""
@@ -166,7 +167,7 @@ def _tasks() -> Select[Any]:
 
 
 def _pools() -> Select[Any]:
-    return select(*pools.c).order_by(pools.c.name)
+    return select(*(pools.c[name] for name in PoolRecord._fields)).order_by(pools.c.name)
 
 
 def _workers() -> Select[Any]:

@@ -37,7 +37,11 @@ class TaskRecord(NamedTuple):
 
 
 class PoolRecord(NamedTuple):
-    """A pool; shape_json is what one worker offers, in the form of `needs_json`."""
+    """A pool; shape_json is what one worker offers, in the form of `needs_json`.
+
+    build: what its workers are brought to. lacks_json: the declared tasks, by name, that none of
+    its workers has yet, as a JSON list.
+    """
 
     name: str
     shape_json: str
@@ -47,6 +51,8 @@ class PoolRecord(NamedTuple):
     starting_workers: int
     active_attempts: int
     simulated: bool
+    build: str = ""
+    lacks_json: str = "[]"
 
 
 class WorkerRecord(NamedTuple):
@@ -62,3 +68,5 @@ class WorkerRecord(NamedTuple):
     active_attempts: int
     started_us: int
     heartbeat_us: int
+    build: str = ""
+    build_description: str = ""

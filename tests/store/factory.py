@@ -120,7 +120,9 @@ class Yard:
 
     async def grant(self, job_id: str, worker: str = "w1") -> Leased:
         fence = (await self.read(job_id)).fence
-        [leased] = await self.store.lease_jobs(self.term, [Lease(job_id, fence, worker)])
+        [leased] = await self.store.lease_jobs(
+            self.term, [Lease(job_id, fence, worker, f"b-{worker}")]
+        )
         return leased
 
     async def lease(self, job_id: str, worker: str = "w1") -> Attempt:

@@ -51,6 +51,7 @@ async def test_both_runs_are_in_the_history(yard: Yard) -> None:
     record = await yard.read(job_id)
     told = [(a.run, a.fence, a.number, a.worker_id, a.failure_class) for a in record.attempts]
     assert told == [(1, 1, 1, "w1", 0), (2, 2, 2, "w2", 2), (3, 3, 3, "w3", 0)]
+    assert [a.build for a in record.attempts] == ["b-w1", "b-w2", "b-w3"]
     assert record.value_json == "3"
 
 

@@ -110,7 +110,7 @@ async def test_the_catalogue_is_replaced(store: SqlStore) -> None:
 
 
 async def test_pools_are_replaced(store: SqlStore) -> None:
-    cpu = PoolRecord("cpu", '{"cpu_millis":1}', 1, 4, 2, 1, 3, False)
+    cpu = PoolRecord("cpu", '{"cpu_millis":1}', 1, 4, 2, 1, 3, False, "a1b2", '["new"]')
     gpu = PoolRecord("gpu", "{}", 0, 1, 0, 0, 0, True)
     await store.publish_pools([gpu, cpu])
     assert await store.list_pools() == [cpu, gpu]
@@ -126,6 +126,7 @@ async def test_workers_beat(yard: Yard) -> None:
     await store.record_workers(yard.term, [two, one])
     assert await store.list_workers() == [one, two], "when it was heard is the scheduler's to say"
     busy = one._replace(active_attempts=3, state=2, heartbeat_us=START_US + SECOND)
+    busy = busy._replace(build="a1b2", build_description="mltasks 1.2")
     await store.record_workers(yard.term, [busy])
     assert await store.list_workers() == [busy, two]
     await store.remove_workers(yard.term, ["w1", "no-such-worker"])

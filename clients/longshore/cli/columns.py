@@ -199,6 +199,7 @@ WORKER: Columns[pool_service_pb2.Worker] = (
     ("ID", lambda worker: worker.worker_id),
     ("POOL", lambda worker: worker.pool),
     ("STATE", _worker_state),
+    ("BUILD", lambda worker: worker.build or NONE),
     ("NODE", lambda worker: worker.node),
     ("ATTEMPTS", lambda worker: str(worker.active_attempts)),
     ("HEARD", lambda worker: age(worker.heartbeat_time)),

@@ -636,6 +636,7 @@ class Attempt(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1, over all runs of the job; interruptions that were refunded included."""
     fence: _builtins.int
@@ -646,6 +647,8 @@ class Attempt(_message.Message):
     """Why it ended without a result."""
     run: _builtins.int
     """The run it belongs to: 1, and one more with each Retry."""
+    build: _builtins.str
+    """The build of its worker: the identity of the code that ran, 12 hex digits."""
     @_builtins.property
     def queue_time(self) -> _timestamp_pb2.Timestamp:
         """When the job became ready for this attempt."""
@@ -689,10 +692,11 @@ class Attempt(_message.Message):
         error: _status_pb2.Status | None = ...,
         devices: _abc.Iterable[_builtins.str] | None = ...,
         run: _builtins.int = ...,
+        build: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "lease_time", b"lease_time", "queue_time", b"queue_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "end_time", b"end_time", "error", b"error", "failure_class", b"failure_class", "fence", b"fence", "lease_time", b"lease_time", "number", b"number", "queue_time", b"queue_time", "run", b"run", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "devices", b"devices", "end_time", b"end_time", "error", b"error", "failure_class", b"failure_class", "fence", b"fence", "lease_time", b"lease_time", "number", b"number", "queue_time", b"queue_time", "run", b"run", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -989,6 +993,10 @@ class WaitingReason(_message.Message):
         """Its schedule_time or its backoff has not passed."""
         CODE_DEPENDENCIES: WaitingReason._Code.ValueType  # 8
         """Waits for parent jobs."""
+        CODE_NO_WORKER_HAS_TASK: WaitingReason._Code.ValueType  # 9
+        """No worker that fits has its task: a deploy that brings it is under way, or
+        took it away.
+        """
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """Code is the machine-readable part."""
@@ -1011,6 +1019,10 @@ class WaitingReason(_message.Message):
     """Its schedule_time or its backoff has not passed."""
     CODE_DEPENDENCIES: WaitingReason.Code.ValueType  # 8
     """Waits for parent jobs."""
+    CODE_NO_WORKER_HAS_TASK: WaitingReason.Code.ValueType  # 9
+    """No worker that fits has its task: a deploy that brings it is under way, or
+    took it away.
+    """
 
     CODE_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int

@@ -76,6 +76,7 @@ class Pool(_message.Message):
     STARTING_WORKERS_FIELD_NUMBER: _builtins.int
     ACTIVE_ATTEMPTS_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name."""
     minimum_workers: _builtins.int
@@ -90,6 +91,8 @@ class Pool(_message.Message):
     """Attempts that run or wait on its workers."""
     simulated: _builtins.bool
     """True where its devices are simulated."""
+    build: _builtins.str
+    """The build that its workers are brought to: that of the scheduler."""
     @_builtins.property
     def worker_resources(self) -> _job_pb2.Resources:
         """What one worker offers."""
@@ -105,10 +108,11 @@ class Pool(_message.Message):
         starting_workers: _builtins.int = ...,
         active_attempts: _builtins.int = ...,
         simulated: _builtins.bool = ...,
+        build: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["worker_resources", b"worker_resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "maximum_workers", b"maximum_workers", "minimum_workers", b"minimum_workers", "name", b"name", "ready_workers", b"ready_workers", "simulated", b"simulated", "starting_workers", b"starting_workers", "worker_resources", b"worker_resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "maximum_workers", b"maximum_workers", "minimum_workers", b"minimum_workers", "name", b"name", "ready_workers", b"ready_workers", "simulated", b"simulated", "starting_workers", b"starting_workers", "worker_resources", b"worker_resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,6 +172,8 @@ class Worker(_message.Message):
     ACTIVE_ATTEMPTS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    BUILD_DESCRIPTION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The id, unique for ever."""
     pool: _builtins.str
@@ -180,6 +186,10 @@ class Worker(_message.Message):
     """The process of the actor."""
     active_attempts: _builtins.int
     """Attempts that run or wait on it."""
+    build: _builtins.str
+    """Its build: the identity of its tasks and of their code, 12 hex digits."""
+    build_description: _builtins.str
+    """What that build consists of, for people; at most 512 characters."""
     @_builtins.property
     def resources(self) -> _job_pb2.Resources:
         """What it offers."""
@@ -209,10 +219,12 @@ class Worker(_message.Message):
         active_attempts: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
+        build: _builtins.str = ...,
+        build_description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_time", b"heartbeat_time", "resources", b"resources", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "devices", b"devices", "heartbeat_time", b"heartbeat_time", "node", b"node", "pid", b"pid", "pool", b"pool", "resources", b"resources", "start_time", b"start_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "build_description", b"build_description", "devices", b"devices", "heartbeat_time", b"heartbeat_time", "node", b"node", "pid", b"pid", "pool", b"pool", "resources", b"resources", "start_time", b"start_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,7 @@ def _create_jobs() -> None:
         sa.Column("started_us", sa.BigInteger(), nullable=True),
         sa.Column("ended_us", sa.BigInteger(), nullable=True),
         sa.Column("worker_id", sa.Text(), nullable=True),
+        sa.Column("build", sa.Text(), nullable=True),
         sa.Column("devices_json", sa.Text(), nullable=True),
         sa.Column("cancel_force", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("needs_json", sa.Text(), nullable=False),
@@ -163,6 +164,7 @@ def _create_history() -> None:
         sa.Column("failure_class", sa.SmallInteger(), nullable=False),
         sa.Column("failure_json", sa.Text(), nullable=True),
         sa.Column("devices_json", sa.Text(), nullable=True),
+        sa.Column("build", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job_id", "fence"),
         sqlite_with_rowid=False,
     )
@@ -220,6 +222,8 @@ def _create_topology() -> None:
         sa.Column("starting_workers", sa.Integer(), server_default="0", nullable=False),
         sa.Column("active_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("simulated", sa.Boolean(), nullable=False),
+        sa.Column("build", sa.Text(), server_default="", nullable=False),
+        sa.Column("lacks_json", sa.Text(), server_default="[]", nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -261,5 +265,7 @@ def _create_topology() -> None:
         sa.Column("active_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("started_us", sa.BigInteger(), nullable=False),
         sa.Column("heartbeat_us", sa.BigInteger(), nullable=False),
+        sa.Column("build", sa.Text(), server_default="", nullable=False),
+        sa.Column("build_description", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
