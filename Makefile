@@ -21,6 +21,9 @@ PROTO_OUT ?= clients
 # The google/rpc/*.proto files come out of the googleapis-common-protos wheel.
 PROTOC = $(PY) -m grpc_tools.protoc -I protos -I $(SITE)
 
+# The contract of the last release, as a descriptor set.
+RELEASED := protos/released.binpb
+
 # `make lock UPGRADE=1` takes the newest versions; without it, pins move only where they must.
 UPGRADE ?=
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -33,10 +36,10 @@ TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.
 # Side by side: the fault tests mostly wait for what they broke to heal.
 TESTS := test-faults test-others
 
-.PHONY: help setup demo test check proto bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
+.PHONY: help setup demo test check proto release-contract bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed ## Create .venv with the pinned dependencies and this project in it
 
@@ -55,6 +58,9 @@ proto: $(VENV)/.installed ## Generate the Python stubs from protos/
 		$(PROTOS)
 	@$(PROTOC) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --grpc_python_out=$(PROTO_OUT) \
 		--mypy_grpc_out=quiet:$(PROTO_OUT) $(SERVICES)
+
+release-contract: $(VENV)/.installed ## Keep the contract as that of a release: later changes may not break it
+	@$(PROTOC) --include_imports --descriptor_set_out=$(RELEASED) $(PROTOS)
 
 bench: setup ## Measure; see benchmarks/
 	@$(PY) -m benchmarks
@@ -126,15 +132,9 @@ check-protos: $(VENV)/descriptors.binpb
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint $< --config protos/buf.yaml --path longshore
 
-# Against the last release: the newest v* tag that this commit descends from.
+# Against the last release, whose contract lies in the tree: tags may not travel with it.
 check-breaking: $(VENV)/descriptors.binpb
-	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || true); \
-	if [ -z "$$tag" ]; then echo "buf breaking: no release tag yet, nothing to compare with"; exit 0; fi; \
-	set -eu; old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
-	git archive "$$tag" protos | tar -x -C "$$old"; \
-	$(PY) -m grpc_tools.protoc -I "$$old/protos" -I $(SITE) --include_imports \
-		--descriptor_set_out="$$old/descriptors.binpb" $$(cd "$$old/protos" && find longshore -name '*.proto'); \
-	$(BIN)/buf breaking $< --against "$$old/descriptors.binpb" --config protos/buf.yaml --path longshore
+	@$(BIN)/buf breaking $< --against $(RELEASED) --config protos/buf.yaml --path longshore
 
 check-layout:
 	@$(PY) -m pytest -q tests/layout

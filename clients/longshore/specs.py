@@ -164,12 +164,13 @@ def _set_resources(spec: job_pb2.JobSpec, value: Resources | job_pb2.Resources) 
         return
     spec.resources.CopyFrom(
         job_pb2.Resources(
-            cpu_millis=round(value.cpu * 1000),
-            memory_bytes=value.memory,
-            gpu_millis=round(value.gpu * 1000),
-            gpu_memory_bytes=value.gpu_memory,
+            # A zero of `Resources` is its default, so it takes that of the task.
+            cpu_millis=round(value.cpu * 1000) or None,
+            memory_bytes=value.memory or None,
+            gpu_millis=round(value.gpu * 1000) or None,
+            gpu_memory_bytes=value.gpu_memory or None,
             accelerator_types=value.accelerators,
-            model=value.model,
+            model=value.model or None,
             custom=value.custom,
         )
     )

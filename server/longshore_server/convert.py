@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -30,6 +30,9 @@ _UNEXPLAINED = {
 }
 _ORDERED = (RERUN.reason, REDRIVE.reason)
 _LARGEST = 2**63 - 1
+ATTEMPTS_BYTES = 1024 * 1024
+"""Of the attempts in a job: with its payload, result and inputs it stays below the 4 MiB that a
+grpc client takes."""
 _PLAIN_PROGRESS = ("fraction", "completed", "total", "unit", "phase", "message")
 
 
@@ -53,6 +56,7 @@ def job_message(
         latest_sequence=record.sequence,
         run=record.run,
         queue=record.queue,
+        attempt_count=record.number,
     )
     job.spec.ParseFromString(record.spec)
     if payload and record.payload is not None:
@@ -60,8 +64,7 @@ def job_message(
     _set_times(job, record, kept_us)
     if record.progress_json is not None:
         job.progress.CopyFrom(progress_message(record.progress_json))
-    for attempt in record.attempts:
-        job.attempts.append(attempt_message(attempt))
+    job.attempts.extend(newest_attempts(record.attempts))
     if any(record.counted):
         job.failure_counts.CopyFrom(_failure_counts(record.counted, job.spec, bounds))
     _set_outcome(job, record)
@@ -127,6 +130,19 @@ def _reference(value: dict[str, Any]) -> job_pb2.PayloadRef:
         sha256=bytes.fromhex(value.get("sha256", "")),
         media_type=value.get("media_type", ""),
     )
+
+
+def newest_attempts(records: Sequence[AttemptRecord]) -> list[job_pb2.Attempt]:
+    """The last of the attempts, in order, as many as fit into an answer."""
+    found: list[job_pb2.Attempt] = []
+    room = ATTEMPTS_BYTES
+    for record in reversed(records):
+        attempt = attempt_message(record)
+        room -= attempt.ByteSize()
+        if found and room < 0:
+            break
+        found.append(attempt)
+    return found[::-1]
 
 
 def attempt_message(record: AttemptRecord) -> job_pb2.Attempt:

@@ -18,7 +18,7 @@ from longshore_server.jobs import JobReader
 from longshore_server.mailbox import RevisionWaiter
 from longshore_server.paging import make_token, page_size, read_token
 from longshore_server.refusals import Code, Faults, Refusal, refuse_field
-from longshore_server.spec_checks import check_duration, check_text
+from longshore_server.spec_checks import check_duration, check_text, check_view
 from longshore_server.submitting import LARGEST_BATCH, Submitter
 from longshore_server.times import SECOND, micros
 from longshore_server.watch import Watch, check_watch
@@ -67,7 +67,7 @@ class JobService(JobServiceServicer):
         places = [f"requests[{index}]." for index in range(count)]
         answer = pb.SubmitBatchResponse()
         await self._submitter.submit(
-            request.requests, places, tenant_of(context), answer.responses.add
+            request.requests, places, tenant_of(context), answer.responses.add, brief=True
         )
         return answer
 
@@ -77,6 +77,7 @@ class JobService(JobServiceServicer):
         tenant = tenant_of(context)
         full = request.view == pb.JOB_VIEW_FULL
         faults = Faults()
+        check_view(request.view, faults)
         if request.HasField("wait"):
             check_duration(request.wait, "wait", faults)
         faults.check()
@@ -96,7 +97,8 @@ class JobService(JobServiceServicer):
     ) -> bool:
         """True where the job is to be read again. An ended job has no news to wait for."""
         known = request.after_revision
-        seconds = min(LONGEST_WAIT, micros(request.wait) / SECOND, most)
+        asked = micros(request.wait) / SECOND if request.HasField("wait") else LONGEST_WAIT
+        seconds = min(LONGEST_WAIT, asked, most)
         if record.revision > known or record.state in TERMINAL or seconds <= 0:
             return False
         waiter = RevisionWaiter(record.sequence, known)
@@ -127,6 +129,7 @@ class JobService(JobServiceServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """One page of jobs. A page ends early at 3 MiB, so that a client can receive it."""
         faults = Faults()
+        check_view(request.view, faults)
         limit = page_size(request.page_size, DEFAULT_PAGE, faults)
         descending = _ORDERS.get(request.order_by.strip().lower())
         if descending is None:
@@ -159,6 +162,24 @@ class JobService(JobServiceServicer):
         )
 
     @answers
+    async def ListAttempts(
+        self, request: pb.ListAttemptsRequest, context: Context
+    ) -> pb.ListAttemptsResponse:
+        """One page of the attempts of a job, the newest first."""
+        faults = Faults()
+        limit = page_size(request.page_size, DEFAULT_PAGE, faults)
+        token = ("attempts", request.job_id)
+        after = read_token(request.page_token, faults, *token)
+        if after is not None and not after.isdecimal():
+            faults.add("page_token", "is not a token of this service; begin without one")
+        faults.check()
+        record = await self._jobs.read(request.job_id, tenant_of(context))
+        attempts, last = await self._jobs.attempts(record.id, int(after) if after else None, limit)
+        return pb.ListAttemptsResponse(
+            attempts=attempts, next_page_token=make_token(str(last), *token) if last else ""
+        )
+
+    @answers
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """Stores the wish to cancel; what has ended stays as it ended."""
         tenant = tenant_of(context)
@@ -174,14 +195,13 @@ class JobService(JobServiceServicer):
         before = await self._check_reasoned(request, tenant)
         if before.state in TERMINAL:
             await self._jobs.require_runnable({(before.task, before.queue): 1})
-        stale = await self._store.retry_jobs([request.job_id], request.reason, actor_of(context))
-        record = await self._jobs.read(request.job_id, tenant)
+        run = request.expected_run if request.HasField("expected_run") else None
+        stale = await self._store.retry_jobs(
+            [before.id], request.reason, actor_of(context), run=run
+        )
+        record = await self._jobs.read(before.id, tenant)
         if stale:
-            text = (
-                f"job {record.id} is {record.state.name}, and only a job that has ended can be "
-                "retried: wait for it, or cancel it first"
-            )
-            raise Refusal(Code.FAILED_PRECONDITION, "JOB_NOT_TERMINAL", text)
+            raise _not_retried(record, run)
         return pb.RetryResponse(job=self._jobs.message(record))
 
     async def _check_reasoned(
@@ -191,6 +211,21 @@ class JobService(JobServiceServicer):
         check_text(request.reason, 1024, "reason", faults)
         faults.check()
         return await self._jobs.read(request.job_id, to)
+
+
+def _not_retried(record: JobRecord, expected_run: int | None) -> Refusal:
+    if expected_run is not None and record.run != expected_run:
+        text = (
+            f"job {record.id} is in run {record.run}, not {expected_run}: somebody retried it; "
+            "read it again, then decide"
+        )
+        facts = {"run": str(record.run)}
+        return Refusal(Code.FAILED_PRECONDITION, "RUN_CHANGED", text, metadata=facts)
+    text = (
+        f"job {record.id} is {record.state.name}, and only a job that has ended can be "
+        "retried: wait for it, or cancel it first"
+    )
+    return Refusal(Code.FAILED_PRECONDITION, "JOB_NOT_TERMINAL", text)
 
 
 def _query(text: str, tenant: str, faults: Faults) -> JobQuery | None:

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from longshore.v1 import job_pb2
 from longshore.v1.watch_pb2 import WatchProgressResponse
 from longshore_server.catalogue import CatalogueReader
-from longshore_server.convert import job_message
+from longshore_server.convert import attempt_message, job_message
 from longshore_server.ids import is_id
+from longshore_server.paging import PAGE_BYTES
 from longshore_server.placement import place_record
 from longshore_server.refusals import JOB, QUEUE, TASK, gone, not_found
 from longshore_server.times import timestamp
@@ -18,7 +19,6 @@ from longshore_store.settings import SchedulerSettings
 from longshore_store.states import TERMINAL, WAITING, JobState
 from longshore_store.store import Store
 
-PAGE_BYTES = 3 * 1024 * 1024
 FULL_READ = 16
 ReadJobs = Callable[[str | None, int], Awaitable[list[JobRecord]]]
 """Reads so many jobs after an id, in the order of a list."""
@@ -86,6 +86,29 @@ class JobReader:
             if len(records) < count:
                 return jobs, None
             after = records[-1].id
+
+    async def attempts(
+        self, job_id: str, before: int | None, limit: int
+    ) -> tuple[list[job_pb2.Attempt], int | None]:
+        """One page of attempts, the newest first. It ends early, as `page` does.
+
+        Returns:
+            The attempts, and the fence that those of the next page are below, None at the end.
+        """
+        found: list[job_pb2.Attempt] = []
+        size = 0
+        while True:
+            count = min(limit - len(found) + 1, FULL_READ)
+            records = await self._store.list_attempts(job_id, before, count)
+            for record in records:
+                attempt = attempt_message(record)
+                size += attempt.ByteSize()
+                if found and (size > PAGE_BYTES or len(found) == limit):
+                    return found, found[-1].fence
+                found.append(attempt)
+            if len(records) < count:
+                return found, None
+            before = records[-1].fence
 
     async def require_runnable(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Refuses to run jobs again whose task or queue is there no more: they would wait for

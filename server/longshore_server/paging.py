@@ -6,13 +6,26 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
 
 from longshore_server.refusals import Faults, refuse_field
 
 LARGEST_PAGE = 1000
+PAGE_BYTES = 3 * 1024 * 1024
+"""A grpc client takes 4 MiB unless it is told otherwise."""
+
 _MARK = 8
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+class PageRequest(Protocol):
+    """A request of a list."""
+
+    page_size: int
+    page_token: str
 
 
 def page_size(given: int, default: int, faults: Faults) -> int:
@@ -54,16 +67,29 @@ def _mark(query: Sequence[str]) -> bytes:
 
 
 def named_page(
-    rows: Sequence[T], name: Callable[[T], str], size: int, token: str, *query: str
-) -> tuple[list[T], str]:
-    """One page of rows that are sorted by name and wholly at hand, and the next token."""
+    rows: Sequence[T],
+    name: Callable[[T], str],
+    render: Callable[[T], M],
+    request: PageRequest,
+    *query: str,
+) -> tuple[list[M], str]:
+    """One page of rows that are sorted by name and wholly at hand, as messages, and the next
+    token. It ends early at 3 MiB, so that a client can receive it."""
     faults = Faults()
-    limit = page_size(size, 100, faults)
-    after = read_token(token, faults, *query)
+    limit = page_size(request.page_size, 100, faults)
+    after = read_token(request.page_token, faults, *query)
     faults.check()
     left = [row for row in rows if after is None or name(row) > after]
-    page = left[:limit]
-    return page, make_token(name(page[-1]), *query) if len(left) > limit else ""
+    page: list[M] = []
+    size = 0
+    for row in left[:limit]:
+        message = render(row)
+        size += message.ByteSize()
+        if page and size > PAGE_BYTES:
+            break
+        page.append(message)
+    more = len(left) > len(page)
+    return page, make_token(name(left[len(page) - 1]), *query) if more else ""
 
 
 def check_name(value: str, field: str) -> None:

@@ -8,6 +8,7 @@ from longshore.v1 import job_pb2
 from longshore_server.capacity import Offer, fitting, slots
 from longshore_server.catalogue import Catalogue
 from longshore_server.rates import Rate
+from longshore_server.refusals import cut
 from longshore_server.times import SECOND, span, timestamp
 from longshore_store.model import JobRecord
 from longshore_store.needs import Needs, lacking, parse_needs
@@ -105,7 +106,8 @@ def _add(
     message: str,
     resource: str = "",
 ) -> None:
-    placement.waiting_reasons.add(code=code, message=message, resource=resource)
+    # Cut: a batch has 1,000 placements, and its answer must not outgrow what a client takes.
+    placement.waiting_reasons.add(code=code, message=cut(message), resource=resource)
 
 
 def _estimate(

@@ -77,10 +77,7 @@ class PoolService(PoolServiceServicer):
     ) -> pools.ListPoolsResponse:
         """A page of pools, by name."""
         rows = sorted(await self._store.list_pools(), key=lambda pool: pool.name)
-        page, token = named_page(
-            rows, lambda p: p.name, request.page_size, request.page_token, "pools"
-        )
-        found = [pool_message(pool) for pool in page]
+        found, token = named_page(rows, lambda pool: pool.name, pool_message, request, "pools")
         return pools.ListPoolsResponse(pools=found, next_page_token=token)
 
     @answers
@@ -95,10 +92,7 @@ class PoolService(PoolServiceServicer):
         rows = [w for w in workers if not request.pool or w.pool == request.pool]
         rows.sort(key=lambda worker: worker.id)
         query = ("workers", request.pool)
-        page, token = named_page(
-            rows, lambda w: w.id, request.page_size, request.page_token, *query
-        )
-        found = [worker_message(worker) for worker in page]
+        found, token = named_page(rows, lambda w: w.id, worker_message, request, *query)
         return pools.ListWorkersResponse(workers=found, next_page_token=token)
 
     @answers
@@ -116,7 +110,7 @@ class PoolService(PoolServiceServicer):
             lambda one: one.gone or one.drained,
             lambda seen: min(_end_of_drain(seen), last),
         )
-        idle = [worker_message(_at_rest(one)) for one in seen]
+        idle = [_brief(worker_message(_at_rest(one))) for one in seen]
         finished = sum(one.order.finished for one in seen if one.order)
         return pools.DrainWorkersResponse(
             workers=idle, finished_attempts=finished, released_attempts=sum(map(_released, seen))
@@ -243,6 +237,13 @@ def _at_rest(one: _Seen) -> WorkerRecord:
     if not one.gone:
         return one.worker
     return one.worker._replace(state=DRAINING if one.drained else LOST, active_attempts=0)
+
+
+def _brief(worker: pools.Worker) -> pools.Worker:
+    """A drain may be of thousands: what one can look up is left out."""
+    worker.ClearField("resources")
+    worker.ClearField("devices")
+    return worker
 
 
 def _released(one: _Seen) -> int:

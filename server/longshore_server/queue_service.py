@@ -54,10 +54,13 @@ class QueueService(QueueServiceServicer):
         """A page of queues, by name."""
         catalogue = await self._catalogue.refresh()
         rows = sorted(catalogue.queues.values(), key=lambda queue: queue.name)
-        page, token = named_page(
-            rows, lambda q: q.name, request.page_size, request.page_token, "queues"
+        found, token = named_page(
+            rows,
+            lambda queue: queue.name,
+            lambda queue: queue_message(queue, catalogue.rate(queue.name)),
+            request,
+            "queues",
         )
-        found = [queue_message(queue, catalogue.rate(queue.name)) for queue in page]
         return queues.ListQueuesResponse(queues=found, next_page_token=token)
 
     @answers
@@ -129,8 +132,12 @@ class QueueService(QueueServiceServicer):
         await self._jobs.require_runnable(counts)
         total = sum(counts.values())
         answer = queues.RedriveResponse(count=total)
-        sample = await self._store.list_dead_letters(covered, None, SAMPLE)
-        answer.sample.extend(self._jobs.message(record) for record in sample)
+
+        async def newest(after: str | None, count: int) -> list[JobRecord]:
+            return await self._store.list_dead_letters(covered, after, count)
+
+        sample, _ = await self._jobs.page(newest, None, SAMPLE, full=False, payload=False)
+        answer.sample.extend(sample)
         if not request.dry_run:
             answer.redrive_id = self._new_id()
             await self._store.create_redrive(

@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 
+from longshore.v1 import errors_pb2
 from longshore_server.times import span
 
-DOMAIN = "longshore"
+DOMAIN = "longshore.dev"
 JOB, TASK, QUEUE = "longshore.v1.Job", "longshore.v1.Task", "longshore.v1.Queue"
 REDRIVE = "longshore.v1.Redrive"
 
@@ -25,6 +26,10 @@ TEXT_LENGTH = 240
 MOST_GONE = 16
 
 Code = grpc.StatusCode
+REASONS = frozenset(
+    name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()[1:]
+)
+"""What callers may be told, as the contract lists it."""
 
 
 class Refusal(Exception):
@@ -39,6 +44,7 @@ class Refusal(Exception):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        assert reason in REASONS, f"{reason} is not in errors.proto"
         self.code = code
         self.reason = reason
         self.message = cut_bytes(message, MESSAGE_BYTES)

@@ -17,10 +17,14 @@ from longshore_server.health import SERVICE_NAME as HEALTH
 from longshore_server.health import Health
 from longshore_server.hub import POLL
 from longshore_server.services import SERVICE_NAMES, Services
+from longshore_server.watch import LIFETIME
 from longshore_store.bus import Bus
 from longshore_store.settings import Settings
 from longshore_store.store import Store
 
+CONNECTION_AGE = LIFETIME
+CONNECTION_GRACE = LIFETIME + 300.0
+SPARE_STREAMS = 1000
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -31,6 +35,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Peers that are gone without a word are noticed after 80 s: their watches are freed.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # A connection is left after a while, so that a server which was added gets some from clients
+    # behind a balancer. The grace is longer than any watch lives: none is cut off.
+    ("grpc.max_connection_age_ms", round(CONNECTION_AGE * 1000)),
+    ("grpc.max_connection_age_grace_ms", round(CONNECTION_GRACE * 1000)),
 )
 DRAIN_SHARE = 0.5
 HEALTH_NAMES = ("", *SERVICE_NAMES)
@@ -53,7 +61,7 @@ class LongshoreServer:
     Args:
         store: open already; the server does not close it.
         settings: the deployment; its `server` part holds the limits.
-        listen: address and port, "127.0.0.1:50051"; port 0 takes a free one.
+        listen: address and port, "127.0.0.1:7233"; port 0 takes a free one.
         poll: seconds between two polls for changes of watched jobs, should hints be lost.
         bus: to the other processes over the same store; started and stopped by whoever made it.
         catalogue_period: seconds between two readings of tasks, queues and pools.
@@ -69,7 +77,7 @@ class LongshoreServer:
         store: Store,
         settings: Settings,
         *,
-        listen: str = "127.0.0.1:50051",
+        listen: str,
         poll: float = POLL,
         bus: Bus | None = None,
         catalogue_period: float = PERIOD,
@@ -95,7 +103,11 @@ class LongshoreServer:
             PortTaken: another process listens on the port.
             ListenError: the address is not one of this machine, or cannot be bound.
         """
-        server = grpc.aio.server(options=OPTIONS, interceptors=self._interceptors)
+        # More than the watches that are admitted, which are refused with a reason: a stream above
+        # this bound waits at the client without a word.
+        streams = self._settings.maximum_watches + SPARE_STREAMS
+        options = (*OPTIONS, ("grpc.max_concurrent_streams", streams))
+        server = grpc.aio.server(options=options, interceptors=self._interceptors)
         self.services.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICE_NAMES, HEALTH, reflection.SERVICE_NAME)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from urllib.parse import unquote
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.v1 import job_pb2
-from longshore.v1.job_service_pb2 import SubmitRequest, Uniqueness
+from longshore.v1.job_service_pb2 import JobView, SubmitRequest, Uniqueness
 from longshore_server.refusals import Faults, cut
 from longshore_server.times import DAY, HOUR, micros, text
 
@@ -62,6 +63,12 @@ def check_spec(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> N
         check_duration(spec.expected_duration, f"{at}.expected_duration", faults)
 
 
+def check_view(view: int, faults: Faults) -> None:
+    """One of the views that this release knows."""
+    if view not in JobView.values():
+        faults.add("view", f"is {view}, which this release does not know; give BASIC or FULL")
+
+
 def check_text(value: str, longest: int, at: str, faults: Faults) -> None:
     """At most so many characters and no NUL, which Postgres cannot keep."""
     if len(value) > longest:
@@ -104,12 +111,15 @@ def check_address(uri: str, at: str, faults: Faults) -> None:
     path = uri.removeprefix("file://")
     if path == uri or not path.startswith("/"):
         faults.add(at, f"is {cut(uri, 80)!r}; give file:///absolute/path")
-    elif ".." in path.split("/") or "%00" in path:
+    elif ".." in (parts := unquote(path).split("/")) or any("\0" in part for part in parts):
         faults.add(at, f"is {cut(uri, 80)!r}; give a path without '..' and without NUL")
 
 
 def check_resources(wanted: job_pb2.Resources, at: str, faults: Faults) -> None:
-    """The ranges of the contract; zero takes the default of the task."""
+    """The ranges of the contract. Unset takes the default of the task."""
+    if wanted.HasField("cpu_millis") and not wanted.cpu_millis:
+        text = "is 0; give 10 to 1,024,000 thousandths of a core, or leave it out"
+        faults.add(f"{at}.cpu_millis", text)
     _within(wanted.cpu_millis, 10, 1_024_000, f"{at}.cpu_millis", "thousandths of a core", faults)
     _within(wanted.memory_bytes, 1, 64 * TIB, f"{at}.memory_bytes", "bytes", faults)
     _within(wanted.gpu_millis, 1, 64_000, f"{at}.gpu_millis", "thousandths of a GPU", faults)
@@ -134,13 +144,13 @@ def _check_custom(custom: dict[str, int], at: str, faults: Faults) -> None:
         place = f"{at}[{cut(name, 70)!r}]"
         if not _LABEL.fullmatch(name):
             faults.add(place, _LABEL_RULE)
-        if not 1 <= count <= 1_000_000_000:
-            faults.add(place, f"is {count}; give 1 to 1,000,000,000")
+        if not 0 <= count <= 1_000_000_000:
+            faults.add(place, f"is {count}; give 0 to 1,000,000,000")
 
 
 def _within(value: int, low: int, high: int, at: str, unit: str, faults: Faults) -> None:
     if value and not low <= value <= high:
-        faults.add(at, f"is {value}; give {low:,} to {high:,} {unit}, or 0 for the task's default")
+        faults.add(at, f"is {value}; give {low:,} to {high:,} {unit}, or leave it out")
 
 
 def check_retry(policy: job_pb2.RetryPolicy, at: str, faults: Faults) -> None:

@@ -45,11 +45,15 @@ class Submitter:
         places: Sequence[str],
         tenant: str,
         new_response: Callable[[], SubmitResponse],
+        *,
+        brief: bool = False,
     ) -> None:
         """Fills one response for each request, in order; all are accepted or none.
 
         places: the prefix of each request's fields in error messages, "" or "requests[3].".
         new_response: gives the next response to fill; in place, which saves a copy of each.
+        brief: without what a job repeats of its request, or was found to have done since: 1,000
+            of those may be more than a client can receive.
 
         Raises:
             Refusal: a field, a key, a full queue, or needs that no pool can meet.
@@ -61,7 +65,8 @@ class Submitter:
         accepted = await self._store_jobs(new, places, catalogue, only_validate)
         seam("submit.committed")
         existing = await self._read_existing(accepted, tenant)
-        answers = _Answers(catalogue, self._store.now_us(), self._jobs, tenant, new_response)
+        now_us = self._store.now_us()
+        answers = _Answers(catalogue, now_us, self._jobs, tenant, new_response, brief=brief)
         answers.build(accepted, prepared, existing, stored=not only_validate)
 
     async def _admit(
@@ -147,7 +152,10 @@ class _Answers:
         jobs: JobReader,
         tenant: str,
         new_response: Callable[[], SubmitResponse],
+        *,
+        brief: bool,
     ) -> None:
+        self._brief = brief
         self._catalogue = catalogue
         self._now_us = now_us
         self._jobs = jobs
@@ -180,7 +188,7 @@ class _Answers:
     def _template(self, one: Prepared, state: JobState, created_us: int) -> SubmitResponse:
         """A job as the store has just made it: its first event is its submission."""
         job = job_pb2.Job(
-            spec=one.message,
+            spec=None if self._brief else one.message,
             state=job_pb2.JobState.ValueType(state),
             revision=1,
             latest_sequence=1,
@@ -205,6 +213,8 @@ class _Answers:
             response.job.state = job_pb2.JobState.ValueType(state)
             return
         response.job.CopyFrom(self._jobs.message(record))
+        if self._brief:
+            _shorten(response.job)
         if record.state in WAITING:
             response.placement.CopyFrom(
                 place(
@@ -212,3 +222,11 @@ class _Answers:
                     due_us=record.due_us, now_us=self._now_us, own=1,
                 )
             )  # fmt: skip
+
+
+def _shorten(job: job_pb2.Job) -> None:
+    """Leaves out what may be large."""
+    job.ClearField("spec")
+    job.ClearField("progress")
+    job.ClearField("failure_counts")
+    job.ClearField("outcome")

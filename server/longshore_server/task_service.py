@@ -26,10 +26,9 @@ class TaskService(TaskServiceServicer):
         """A page of tasks, by name, without their schemas."""
         catalogue = await self._catalogue.refresh()
         rows = sorted(catalogue.tasks.values(), key=lambda task: task.name)
-        page, token = named_page(
-            rows, lambda t: t.name, request.page_size, request.page_token, "tasks"
+        found, token = named_page(
+            rows, lambda task: task.name, lambda task: task.summary, request, "tasks"
         )
-        found = [task.summary for task in page]
         return tasks.ListTasksResponse(tasks=found, next_page_token=token)
 
     @answers

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import orjson
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from longshore.v1 import job_pb2, task_service_pb2
 from longshore_server.payloads import PayloadSchema
 from longshore_server.times import duration, span
 from longshore_store.topology_records import QueueRecord
+
+_Amount = Literal["cpu_millis", "memory_bytes", "gpu_millis", "gpu_memory_bytes", "model"]
+_AMOUNTS: tuple[_Amount, ...] = get_args(_Amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,36 +112,41 @@ def with_defaults(spec: job_pb2.JobSpec, task: TaskEntry, queue: QueueRecord) ->
     merged.queue = queue.name
     if not merged.HasField("priority"):
         merged.priority = 50
-    _fill(merged.resources, task.resources)
-    _fill(merged.retry_policy, task.retry)
+    _fill_resources(merged.resources, task.resources)
+    _fill_retry(merged.retry_policy, task.retry)
     own = merged.timeouts.HasField("attempt")
     if queue.attempt_timeout_us is not None and not own:
         merged.timeouts.attempt.CopyFrom(duration(queue.attempt_timeout_us))
-    _fill_unset(merged.timeouts, task.timeouts)
+    _fill_timeouts(merged.timeouts, task.timeouts)
     if queue.overflow_to and not own:
         merged.timeouts.ClearField("attempt")
     return merged
 
 
-def _fill(target: Any, defaults: Any) -> None:
-    """Zero and empty take the default; a zero backoff counts as unset, a zero jitter does not."""
-    for field, value in defaults.ListFields():
-        given = getattr(target, field.name)
-        if field.name == "jitter":
-            if not target.HasField("jitter"):
-                target.jitter = value
-        elif field.message_type is not None and not field.is_repeated:
-            if given.seconds == 0 and given.nanos == 0:
-                given.CopyFrom(value)
-        elif field.is_repeated:
-            if not given:
-                given.MergeFrom(value)
-        elif not given:
-            setattr(target, field.name, value)
+def _fill_resources(target: job_pb2.Resources, defaults: job_pb2.Resources) -> None:
+    """A given zero stands. Without GPUs the defaults of the other GPU fields mean nothing."""
+    no_gpu = target.HasField("gpu_millis") and not target.gpu_millis
+    for name in _AMOUNTS:
+        if not target.HasField(name) and not (no_gpu and name == "gpu_memory_bytes"):
+            setattr(target, name, getattr(defaults, name))
+    if not target.accelerator_types and not no_gpu:
+        target.accelerator_types.extend(defaults.accelerator_types)
+    custom = {**defaults.custom, **target.custom}
+    target.custom.clear()
+    target.custom.update({name: count for name, count in custom.items() if count})
 
 
-def _fill_unset(target: job_pb2.Timeouts, defaults: job_pb2.Timeouts) -> None:
+def _fill_retry(target: job_pb2.RetryPolicy, defaults: job_pb2.RetryPolicy) -> None:
+    target.maximum_attempts = target.maximum_attempts or defaults.maximum_attempts
+    target.backoff_multiplier = target.backoff_multiplier or defaults.backoff_multiplier
+    if not target.HasField("jitter"):
+        target.jitter = defaults.jitter
+    _fill_timeouts(target, defaults)
+
+
+def _fill_timeouts(target: Message, defaults: Message) -> None:
+    """The spans that are not set."""
     given = {field.name for field, _ in target.ListFields()}
     for field, value in defaults.ListFields():
-        if field.name not in given:
+        if field.name not in given and isinstance(value, Duration):
             getattr(target, field.name).CopyFrom(value)

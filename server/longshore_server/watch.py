@@ -25,15 +25,18 @@ from longshore_server.hub import WatchHub
 from longshore_server.identity import Context
 from longshore_server.jobs import JobReader
 from longshore_server.mailbox import Mailbox, Rendered, at_cursor
-from longshore_server.refusals import JOB, Code, Faults, Refusal, exhausted, not_found
+from longshore_server.refusals import JOB, Code, Faults, Refusal, exhausted, not_found, unavailable
 from longshore_server.spec_checks import check_duration
 from longshore_server.times import SECOND, micros, span, timestamp
 from longshore_store.model import EventKind, JobChanges, JobRecord
 from longshore_store.settings import ServerSettings
 
 Message = watch_pb2.WatchProgressResponse
+Reason = watch_pb2.Gap.Reason
 INTERVAL_FLOOR = 0.1
 RECONNECT_DELAY = (0.5, 2.0)
+LIFETIME = 1800.0
+"""Seconds after which a watch is asked to come back, so that servers which were added get some."""
 
 
 class Watch:
@@ -63,6 +66,8 @@ class Watch:
         self._progress_count: int | None = None
         self._progress_due = 0.0
         self._heartbeat_due = self._loop.time() + settings.heartbeat_interval
+        # Spread, so that watches which began together do not all come back together.
+        self._renew_at = self._loop.time() + random.uniform(0.8, 1.0) * LIFETIME  # noqa: S311
         self._task = asyncio.current_task()
         self._writing_since: float | None = None
         self._is_slow = False
@@ -88,7 +93,7 @@ class Watch:
         await self._context.send_initial_metadata(())
         await self._open(record)
         caught_up = self._after is None
-        reason = "RETENTION"
+        reason = Reason.REASON_RETENTION
         while True:
             if not caught_up:
                 await self._catch_up(reason)
@@ -96,7 +101,7 @@ class Watch:
             with self._hub.attached(self._job_id, self._box):
                 if await self._live():
                     return
-            caught_up, reason = False, "SLOW_CONSUMER"
+            caught_up, reason = False, Reason.REASON_SLOW_CONSUMER
 
     async def _open(self, record: JobRecord) -> None:
         if self._after is None:
@@ -113,7 +118,7 @@ class Watch:
 
     # -- replaying what the store keeps
 
-    async def _catch_up(self, reason: str) -> None:
+    async def _catch_up(self, reason: Reason.ValueType) -> None:
         """Sends every kept event after the cursor, page by page, until none is left."""
         while True:
             changes = await self._jobs.changes(self._job_id, self._cursor)
@@ -129,7 +134,7 @@ class Watch:
             if self._cursor >= changes.sequence:
                 return
 
-    async def _fill_gap(self, changes: JobChanges, reason: str) -> None:
+    async def _fill_gap(self, changes: JobChanges, reason: Reason.ValueType) -> None:
         """Says which events are gone, if any are, and shows the job instead."""
         kept_from = changes.first_sequence or changes.sequence + 1
         if changes.sequence <= self._cursor or kept_from <= self._cursor + 1:
@@ -156,7 +161,9 @@ class Watch:
                 await self._send(message)
                 self._cursor = message.sequence
             if box.draining:
-                await self._say_reconnect()
+                await self._say_reconnect(self._hub.farewell())
+            if self._loop.time() >= self._renew_at:
+                await self._say_reconnect(_renewal())
             if box.vanished:
                 raise not_found(JOB, self._job_id)
             self._cursor = max(self._cursor, box.cursor)
@@ -183,7 +190,7 @@ class Watch:
 
     async def _idle(self) -> None:
         """Waits for the box, for progress that is due, or for the next heartbeat."""
-        until = self._heartbeat_due
+        until = min(self._heartbeat_due, self._renew_at)
         if self._box.progress is not None:
             until = min(until, self._progress_due)
         await self._box.wait(until)
@@ -211,7 +218,7 @@ class Watch:
         await self._send(message)
 
     async def _say_heartbeat(self) -> None:
-        message = Message()
+        message = Message(sequence=self._cursor)
         message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
         message.heartbeat.latest_sequence = max(self._box.latest, self._cursor)
         if self._box.worker_heartbeat_us is not None:
@@ -219,14 +226,14 @@ class Watch:
             message.heartbeat.worker_heartbeat_time.CopyFrom(seen)
         await self._send(message)
 
-    async def _say_reconnect(self) -> None:
-        message = Message()
+    async def _say_reconnect(self, farewell: Exception) -> None:
+        message = Message(sequence=self._cursor)
         message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
         # Spread, so that not every watch of this server comes to the next one at once.
         delay = random.uniform(*RECONNECT_DELAY)  # noqa: S311
         message.reconnect.retry_delay.CopyFrom(span(delay))
         await self._send(message)
-        raise self._hub.farewell()
+        raise farewell
 
     async def _send(self, message: Message) -> None:
         now = self._writing_since = self._loop.time()
@@ -255,6 +262,11 @@ class Watch:
             self._task.cancel()
             return
         self._watchdog = self._loop.call_later(timeout / 4, self._check_writing)
+
+
+def _renewal() -> Refusal:
+    text = "the watch has been open for long: open it again with its cursor"
+    return unavailable("WATCH_RENEWED", text, RECONNECT_DELAY[0])
 
 
 def _interval(request: WatchProgressRequest) -> float:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     false,
+    or_,
     select,
     update,
 )
@@ -167,10 +168,11 @@ class RerunWrites:
         guard: ColumnElement[bool] | None = None,
     ) -> None:
         self._dialect = dialect
-        c = jobs.c
+        c, r = jobs.c, dialect.rowset("r", {"id": "text", "run": "int"})
+        in_run = or_(r.c.run.is_(None), r.c.run == c.run)
         nothing = {name: number(0) for name in ("attempts", "crashes", "ooms", "interruptions")}
         self.edge = Edge(
-            dialect, transition, {"id": "text"},
+            dialect, transition, {"id": "text", "run": "int"},
             {
                 **nothing,
                 "run": c.run + 1,
@@ -181,29 +183,34 @@ class RerunWrites:
                 "ended_us": NO_NUMBER,
                 "cancel_force": false(),
             },
-            fenced=False, guard=guard, body=bindparam("p_body", type_=Text),
+            rows=r, fenced=False, guard=in_run if guard is None else and_(in_run, guard),
+            body=bindparam("p_body", type_=Text),
         )  # fmt: skip
 
     async def retry_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its stale ids."""
         for write in writes:
             body = json.dumps({"actor": write.options["actor"], "reason": write.options["reason"]})
-            done, _ = await self.rerun(tx, list(dict.fromkeys(write.rows)), body)
+            run = write.options["run"]
+            done, _ = await self.rerun(tx, list(dict.fromkeys(write.rows)), body, run=run)
             write.answer = [job_id for job_id in write.rows if job_id not in done]
 
     async def rerun(
         self, tx: Transaction, job_ids: Sequence[str], body: str,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None, *, run: int | None = None,
     ) -> tuple[set[str], dict[str, Any]]:  # fmt: skip
         """Queues those that the guard holds for; `body` goes with their events.
+
+        run: only those that are in this run; None takes them in any.
 
         Returns:
             The ids of those, and parameters under which `edge.marked()` finds them.
         """
-        rows = [(job_id,) for job_id in job_ids]
-        await self._lock(tx, rows)
+        ids = [(job_id,) for job_id in job_ids]
+        await self._lock(tx, ids)
         if JobState.SUCCEEDED in self.edge.transition.sources:
-            await self._save_successes(tx, rows)
+            await self._save_successes(tx, ids)
+        rows = [(job_id, run) for job_id in job_ids]
         changed, marks = await self.edge.apply(tx, rows, {**(options or {}), "p_body": body})
         if not changed:
             return set(), marks

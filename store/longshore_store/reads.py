@@ -33,6 +33,8 @@ from longshore_store.tables import (
 )
 
 EVENTS_A_READ = 256
+NEWEST_ATTEMPTS = 20
+"""As many come with a job; `attempts_of` pages through all."""
 _BASIC: tuple[ColumnElement[Any], ...] = (
     jobs.c.id, jobs.c.tenant, jobs.c.task, jobs.c.queue, jobs.c.priority, jobs.c.state, jobs.c.run,
     jobs.c.number, jobs.c.fence, jobs.c.sequence, func.coalesce(job_progress.c.count, 0),
@@ -43,6 +45,12 @@ _BASIC: tuple[ColumnElement[Any], ...] = (
 _FULL: tuple[ColumnElement[Any], ...] = (
     job_specs.c.payload, job_results.c.value_json, job_results.c.artifacts_json,
     jobs.c.leased_us, jobs.c.started_us, jobs.c.devices_json, jobs.c.build,
+)  # fmt: skip
+_ATTEMPT: tuple[ColumnElement[Any], ...] = (
+    attempts.c.job_id, attempts.c.fence, attempts.c.number, attempts.c.run, attempts.c.worker_id,
+    attempts.c.queued_us, attempts.c.leased_us, attempts.c.started_us, attempts.c.ended_us,
+    attempts.c.failure_class, attempts.c.failure_json, attempts.c.devices_json,
+    attempts.c.build,
 )  # fmt: skip
 _SOURCE = (
     jobs.join(job_specs, job_specs.c.job_id == jobs.c.id)
@@ -100,6 +108,21 @@ class JobReads:
             found[job_id].append(_attempt(facts))
         return found
 
+    async def attempts_of(
+        self, connection: Connection, job_id: str, before: int | None, limit: int
+    ) -> list[AttemptRecord]:
+        """Attempts with a smaller fence, the newest first; the one that runs now included."""
+        found = await self.by_id(connection, [job_id], full=True)
+        conditions = [attempts.c.job_id == job_id]
+        if before is not None:
+            conditions.append(attempts.c.fence < before)
+        query = select(*_ATTEMPT).where(*conditions).order_by(attempts.c.fence.desc())
+        rows = await self._dialect.rows(connection, query.limit(limit), {})
+        known = {a.fence: a for job in found for a in job.attempts}
+        known.update((a.fence, a) for _, *facts in rows for a in [_attempt(facts)])
+        fences = sorted((f for f in known if before is None or f < before), reverse=True)
+        return [known[fence] for fence in fences[:limit]]
+
     async def changes(self, connection: Connection, cursors: Mapping[str, int]) -> list[JobChanges]:
         """State, progress and the next events of watched jobs."""
         r = self._dialect.rowset("r", {"id": "text", "after": "int"})
@@ -125,14 +148,13 @@ def _by_id(r: Rowset, full: bool) -> Select[Any]:
 
 
 def _attempts(r: Rowset) -> Select[Any]:
-    c = attempts.c
-    return (
-        select(c.job_id, c.fence, c.number, c.run, c.worker_id, c.queued_us, c.leased_us,
-               c.started_us, c.ended_us, c.failure_class, c.failure_json, c.devices_json,
-               c.build)
-        .select_from(r.table.join(attempts, c.job_id == r.c.id))
-        .order_by(c.job_id, c.fence)
-    )  # fmt: skip
+    """The newest ended ones of each job, in order."""
+    age = func.row_number().over(partition_by=attempts.c.job_id, order_by=attempts.c.fence.desc())
+    source = r.table.join(attempts, attempts.c.job_id == r.c.id)
+    aged = select(*_ATTEMPT, age.label("age")).select_from(source).subquery()
+    columns = [aged.c[column.name] for column in _ATTEMPT]
+    newest = aged.c.age <= number(NEWEST_ATTEMPTS)
+    return select(*columns).where(newest).order_by(aged.c.job_id, aged.c.fence)
 
 
 def _events(r: Rowset) -> Select[Any]:
@@ -204,7 +226,7 @@ def _full_record(row: Row, ended: list[AttemptRecord]) -> JobRecord:
 
 
 def _with_attempts(record: JobRecord, found: list[AttemptRecord]) -> JobRecord:
-    return replace(record, attempts=tuple(found))
+    return replace(record, attempts=tuple(found[-NEWEST_ATTEMPTS:]))
 
 
 def _attempt(facts: Sequence[Any]) -> AttemptRecord:

@@ -89,10 +89,13 @@ class SchedulerSettings(_Section):
 
 
 class ServerSettings(_Section):
-    """Limits of the gRPC server. Seconds and counts."""
+    """Limits of the gRPC server. Seconds and counts.
+
+    heartbeat_interval: clients take a watch that is silent for 45 s for dead, so it ends at 15.
+    """
 
     shutdown_grace: float = Field(10.0, ge=0, le=600)
-    heartbeat_interval: float = Field(15.0, gt=0, le=300)
+    heartbeat_interval: float = Field(15.0, gt=0, le=15)
     maximum_watches: int = Field(10_000, ge=1)
     watch_buffer: int = Field(256, ge=8, le=65_536)
     slow_reader_timeout: float = Field(10.0, gt=0, le=600)

@@ -199,9 +199,13 @@ class SqlStore(Declarations, Upkeep):
         answer: list[m.Accepted] = await self._write("check_jobs", jobs, bulk=bulk)
         return answer
 
-    async def retry_jobs(self, job_ids: Sequence[str], reason: str, actor: str = "") -> Stale:
+    async def retry_jobs(
+        self, job_ids: Sequence[str], reason: str, actor: str = "", *, run: int | None = None
+    ) -> Stale:
         """See Store."""
-        answer: Stale = await self._write("retry_jobs", job_ids, reason=reason, actor=actor)
+        answer: Stale = await self._write(
+            "retry_jobs", job_ids, reason=reason, actor=actor, run=run
+        )
         return answer
 
     async def lead(self, leader_id: str, ttl_us: int) -> int | None:
@@ -332,6 +336,12 @@ class SqlStore(Declarations, Upkeep):
     async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[m.JobRecord]:
         """See Store."""
         return await self._read(lambda c: self._jobs.by_id(c, job_ids, full))
+
+    async def list_attempts(
+        self, job_id: str, before: int | None, limit: int
+    ) -> list[m.AttemptRecord]:
+        """See Store."""
+        return await self._read(lambda c: self._jobs.attempts_of(c, job_id, before, limit))
 
     async def list_jobs(self, query: m.JobQuery, *, full: bool = False) -> list[m.JobRecord]:
         """See Store."""

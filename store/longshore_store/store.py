@@ -15,6 +15,7 @@ from longshore_store.model import (
     Accepted,
     ActiveAttempt,
     Attempted,
+    AttemptRecord,
     CheckpointUpdate,
     Completion,
     Head,
@@ -81,8 +82,11 @@ class Store(Protocol):
         Stale are jobs already terminal or cancelling, and unknown ids.
         """
 
-    async def retry_jobs(self, job_ids: Sequence[str], reason: str, actor: str = "") -> Stale:
-        """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal.
+    async def retry_jobs(
+        self, job_ids: Sequence[str], reason: str, actor: str = "", *, run: int | None = None
+    ) -> Stale:
+        """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal, or
+        not in the run that is given.
 
         Reason and actor go with the event. A uniqueness claim that still names a job is its
         again; one that another job has taken over is not looked for.
@@ -91,10 +95,15 @@ class Store(Protocol):
     # -- reading jobs
 
     async def read_job(self, job_id: str, *, full: bool = False) -> JobRecord | None:
-        """One job; `full` adds payload, result and attempts."""
+        """One job; `full` adds payload, result and the newest attempts, at most 20."""
 
     async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[JobRecord]:
         """Those of the jobs that exist, in no particular order."""
+
+    async def list_attempts(
+        self, job_id: str, before: int | None, limit: int
+    ) -> list[AttemptRecord]:
+        """Attempts of a job whose fence is smaller than `before`, the newest first."""
 
     async def list_jobs(self, query: JobQuery, *, full: bool = False) -> list[JobRecord]:
         """One page, in the order of the query."""

@@ -85,7 +85,7 @@ def queue_full(seconds: int) -> Refusal:
     retry = rpc.RetryInfo()
     retry.retry_delay.seconds = seconds
     quota = rpc.QuotaFailure(violations=[{"subject": "queue:fast", "description": "1000 wait"}])
-    info = rpc.ErrorInfo(reason="QUEUE_FULL", domain="longshore", metadata={"queue": "fast"})
+    info = rpc.ErrorInfo(reason="QUEUE_FULL", domain="longshore.dev", metadata={"queue": "fast"})
     return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue 'fast' is full", (info, quota, retry))
 
 
@@ -165,7 +165,11 @@ class History:
 
 
 def _gap(sequence: int, trimmed: int) -> Event:
-    gap = watch_pb2.Gap(first_sequence=sequence + 1, last_sequence=trimmed, reason="RETENTION")
+    gap = watch_pb2.Gap(
+        first_sequence=sequence + 1,
+        last_sequence=trimmed,
+        reason=watch_pb2.Gap.REASON_RETENTION,
+    )
     return Event(sequence=trimmed, gap=gap)
 
 

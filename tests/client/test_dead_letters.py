@@ -92,7 +92,7 @@ async def test_a_purge_goes_on_until_it_is_done(service: FakeService, client: As
 async def test_a_task_that_is_gone(service: FakeService, client: AsyncClient) -> None:
     failure = rpc.PreconditionFailure()
     failure.violations.add(type="TASK_NOT_FOUND", subject="resize", description="2 of the jobs")
-    info = rpc.ErrorInfo(reason="TASK_NOT_FOUND", domain="longshore")
+    info = rpc.ErrorInfo(reason="TASK_NOT_FOUND", domain="longshore.dev")
     service.refusals["Redrive"].append(
         Refusal(grpc.StatusCode.FAILED_PRECONDITION, "task 'resize' is gone", (info, failure))
     )

@@ -147,7 +147,7 @@ def check_error(status: Status, expected: Expected) -> None:
     assert status.message.startswith(expected.message)
     assert len(status.message.encode()) <= MESSAGE_BYTES
     info = detail(status, rpc.ErrorInfo)
-    assert (info.reason, info.domain) == (expected.reason, "longshore")
+    assert (info.reason, info.domain) == (expected.reason, "longshore.dev")
     assert info.metadata == expected.facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.layout.tree import PACKAGES, ROOT, pyproject, relative
 
+PROTOS = sorted((ROOT / "protos/longshore").rglob("*.proto"))
 PATHS = [f"{folder}/{package}" for folder, package in PACKAGES.items()]
 
 
@@ -36,7 +38,7 @@ def test_every_tool_knows_every_package() -> None:
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     listed = next(line for line in makefile.splitlines() if line.startswith("PACKAGES :="))
 
-    assert tool["hatch"]["build"]["targets"]["wheel"]["packages"] == PATHS
+    assert tool["hatch"]["build"]["targets"]["wheel"]["packages"] == [*PATHS, "protos/longshore"]
     assert set(PACKAGES) <= set(tool["hatch"]["build"]["targets"]["sdist"]["include"])
     assert tool["ruff"]["src"] == [*PACKAGES, "."]
     assert mypy_path == [*PACKAGES, ""]
@@ -61,8 +63,22 @@ def test_the_wheel_holds_every_file_of_every_package(tmp_path: Path) -> None:
         for path in (ROOT / folder / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    expected |= {path.relative_to(ROOT / "protos").as_posix() for path in PROTOS}
     assert packed == expected
     assert {f"{package}/py.typed" for package in PACKAGES.values()} <= packed
+
+
+def test_the_sdist_holds_the_protos(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {relative(path) for path in PROTOS} <= packed
 
 
 def test_importing_the_client_stays_light() -> None:

@@ -191,7 +191,7 @@ class Refused:
         assert status is not None, f"{self.code} {self.message} has no details"
         self._details = status.details
         self.info = self.of(rpc.ErrorInfo)
-        assert self.info.domain == "longshore"
+        assert self.info.domain == "longshore.dev"
         self.reason = self.info.reason
 
     def of(self, kind: type[Message]) -> Any:

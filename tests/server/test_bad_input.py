@@ -136,7 +136,7 @@ async def test_invalid_utf8_never_arrives(harness: Harness) -> None:
         (R(accelerator_types=["x"] * 17), "accelerator_types"),
         (R(model="m" * 257), "model"),
         (R(custom={"Bad Name": 1}), "custom['Bad Name']"),
-        (R(custom={"tokens": 0}), "custom['tokens']"),
+        (R(custom={"tokens": -1}), "custom['tokens']"),
         (R(custom={f"n{i}": 1 for i in range(17)}), "custom"),
     ],
 )

@@ -75,7 +75,7 @@ async def test_a_class_on_attempt_job_and_event(harness: Harness, kind: FailureC
     info = rpc.ErrorInfo()
     assert failed.error.details[0].Unpack(info)
     assert info == rpc.ErrorInfo(
-        reason=f"WAS_{kind.name}", domain="longshore", metadata={"signal": "SIGSEGV"}
+        reason=f"WAS_{kind.name}", domain="longshore.dev", metadata={"signal": "SIGSEGV"}
     )
     assert (cancelled.error.message, cancelled.will_retry) == ("enough", False)
 

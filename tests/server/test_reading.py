@@ -69,7 +69,7 @@ async def test_failure_is_told_with_its_details(harness: Harness) -> None:
     info, bad, debug = rpc.ErrorInfo(), rpc.BadRequest(), rpc.DebugInfo()
     for detail, into in zip(ended.error.details, (info, bad, debug), strict=True):
         assert detail.Unpack(into)
-    assert (info.reason, info.domain, info.metadata["codec"]) == ("BAD_CODEC", "longshore", "x")
+    assert (info.reason, info.domain, info.metadata["codec"]) == ("BAD_CODEC", "longshore.dev", "x")
     assert bad.field_violations[0].field == "codec"
     assert list(debug.stack_entries) == ["line 1", "line 2"]
     assert ended.attempts[0].failure_class == job_pb2.FAILURE_CLASS_PERMANENT

@@ -167,7 +167,9 @@ async def test_batch_of_new_and_known(harness: Harness) -> None:
     batch = pb.SubmitBatchRequest(requests=[request(), keyed])
     answer = await harness.jobs.SubmitBatch(batch)
     assert [response.created for response in answer.responses] == [True, False]
-    assert answer.responses[1].job == first.job
+    known = answer.responses[1].job
+    assert (known.job_id, known.create_time) == (first.job.job_id, first.job.create_time)
+    assert not any(response.job.HasField("spec") for response in answer.responses)
 
 
 async def test_task_published_a_moment_ago(harness: Harness) -> None:

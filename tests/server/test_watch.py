@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
 from longshore.sdk.failures import FailureClass
-from longshore.v1 import job_pb2
+from longshore.v1 import job_pb2, watch_pb2
 from longshore.v1 import job_service_pb2 as pb
 from longshore_store import model as m
 from longshore_store.failure import FailureRecord
@@ -102,7 +102,7 @@ async def test_trimmed_events_are_a_gap(harness: Harness) -> None:
     watch = harness.watch(job.job_id, after_sequence=1, include_logs=True)
     gap, snapshot, *rest = await take(watch, 12)
     assert (gap.gap.first_sequence, gap.gap.last_sequence) == (2, kept - 1)
-    assert gap.gap.reason == "RETENTION"
+    assert gap.gap.reason == watch_pb2.Gap.REASON_RETENTION
     assert kind_of(snapshot) == "snapshot"
     assert (snapshot.sequence, snapshot.snapshot.job.latest_sequence) == (kept - 1, 1203)
     assert [event.sequence for event in rest] == list(range(kept, kept + 10))
@@ -204,9 +204,9 @@ async def test_heartbeat(tmp_path: Path) -> None:
         assert kind_of(first) == "snapshot"
         (beat,) = await take(watch, 1)
         while not beat.heartbeat.HasField("worker_heartbeat_time"):  # the store is read meanwhile
-            assert (kind_of(beat), beat.sequence) == ("heartbeat", 0)
+            assert (kind_of(beat), beat.sequence) == ("heartbeat", 2)
             (beat,) = await take(watch, 1)
-        assert (beat.sequence, beat.heartbeat.latest_sequence) == (0, 2)
+        assert (beat.sequence, beat.heartbeat.latest_sequence) == (2, 2)
         watch.cancel()
 
 

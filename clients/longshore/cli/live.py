@@ -122,10 +122,16 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
             return [f"| {line}" for line in event.log_chunk.lines]
         case "gap":
             gap = event.gap
-            return [f"events {gap.first_sequence} to {gap.last_sequence} are gone: {gap.reason}"]
+            why = _gap_reason(gap.reason)
+            return [f"events {gap.first_sequence} to {gap.last_sequence} are gone: {why}"]
         case "terminal":
             return [" ".join([f"ended {state}", last_word(job)]).strip()]
     return []
+
+
+def _gap_reason(value: watch_pb2.Gap.Reason.ValueType) -> str:
+    known = value in watch_pb2.Gap.Reason.values()
+    return watch_pb2.Gap.Reason.Name(value).removeprefix("REASON_") if known else str(value)
 
 
 def _ordered(change: watch_pb2.StateChange) -> str:

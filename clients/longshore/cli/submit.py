@@ -117,10 +117,10 @@ def _resources(
     if all(value is None for value in (cpu, memory, gpu, gpu_memory)):
         return None
     return job_pb2.Resources(
-        cpu_millis=round((cpu or 0) * 1000),
-        memory_bytes=parsing.size(memory) if memory else 0,
-        gpu_millis=round((gpu or 0) * 1000),
-        gpu_memory_bytes=parsing.size(gpu_memory) if gpu_memory else 0,
+        cpu_millis=None if cpu is None else round(cpu * 1000),
+        memory_bytes=parsing.size(memory) if memory else None,
+        gpu_millis=None if gpu is None else round(gpu * 1000),
+        gpu_memory_bytes=parsing.size(gpu_memory) if gpu_memory else None,
     )
 
 

@@ -56,7 +56,12 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Terminal until a redrive: attempts, crashes or interruptions are used up."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """JobState is the life cycle of a job. Clients must accept unknown values."""
+    """JobState is the life cycle of a job.
+
+    Every enum of this contract grows. A client must accept a value that it does
+    not know: it treats an unknown state as not terminal, and shows an unknown
+    value of any other enum as its number.
+    """
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """Never sent."""
@@ -150,8 +155,8 @@ Global___FailureClass: _TypeAlias = FailureClass  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
-    """Resources are what one attempt needs; they are hard requirements. Zero takes
-    the default of the task.
+    """Resources are what one attempt needs; they are hard requirements. In a JobSpec
+    an unset field takes the default of the task, and a given zero asks for none.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -186,50 +191,76 @@ class Resources(_message.Message):
     cpu_millis: _builtins.int
     """CPU cores, in thousandths: 10 to 1,024,000."""
     memory_bytes: _builtins.int
-    """Host memory in bytes, at most 64 TiB."""
+    """Host memory in bytes, at most 64 TiB; 0 asks for no amount in particular."""
     gpu_millis: _builtins.int
-    """GPUs, in thousandths, at most 64,000; above 1000 a whole number of GPUs."""
+    """GPUs, in thousandths, at most 64,000; above 1000 a whole number of GPUs. 0
+    asks for none, of a task that has some by default too: then the other two
+    GPU fields take no default either.
+    """
     gpu_memory_bytes: _builtins.int
-    """Free memory needed on each GPU, in bytes, at most 4 TiB; what admission
-    packs by.
+    """Free memory needed on each GPU, in bytes, at most 4 TiB. Admission packs by
+    it.
     """
     model: _builtins.str
     """A model to have resident, at most 256 characters: a soft affinity for a
-    warm worker.
+    warm worker. A given empty text asks for none.
     """
     @_builtins.property
     def accelerator_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Accepted accelerator types, best first, at most 16; empty accepts any."""
+        """Accepted accelerator types, best first, at most 16. Empty takes the default
+        of the task; a task without one accepts any.
+        """
 
     @_builtins.property
     def custom(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Any other counted resource: licences, NVENC sessions, tokens. At most 16
-        names of the label grammar, each 1 to 1,000,000,000.
+        names of the label grammar, each 0 to 1,000,000,000. The names of a job are
+        added to those of its task; 0 takes a name of the task away.
         """
 
     def __init__(
         self,
         *,
-        cpu_millis: _builtins.int = ...,
-        memory_bytes: _builtins.int = ...,
-        gpu_millis: _builtins.int = ...,
-        gpu_memory_bytes: _builtins.int = ...,
+        cpu_millis: _builtins.int | None = ...,
+        memory_bytes: _builtins.int | None = ...,
+        gpu_millis: _builtins.int | None = ...,
+        gpu_memory_bytes: _builtins.int | None = ...,
         accelerator_types: _abc.Iterable[_builtins.str] | None = ...,
-        model: _builtins.str = ...,
+        model: _builtins.str | None = ...,
         custom: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_millis", b"_cpu_millis", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_millis", b"_gpu_millis", "_memory_bytes", b"_memory_bytes", "_model", b"_model", "cpu_millis", b"cpu_millis", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_millis", b"gpu_millis", "memory_bytes", b"memory_bytes", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator_types", b"accelerator_types", "cpu_millis", b"cpu_millis", "custom", b"custom", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_millis", b"gpu_millis", "memory_bytes", b"memory_bytes", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_millis", b"_cpu_millis", "_gpu_memory_bytes", b"_gpu_memory_bytes", "_gpu_millis", b"_gpu_millis", "_memory_bytes", b"_memory_bytes", "_model", b"_model", "accelerator_types", b"accelerator_types", "cpu_millis", b"cpu_millis", "custom", b"custom", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_millis", b"gpu_millis", "memory_bytes", b"memory_bytes", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cpu_millis: _TypeAlias = _typing.Literal["cpu_millis"]  # noqa: Y015
+    _WhichOneofArgType__cpu_millis: _TypeAlias = _typing.Literal["_cpu_millis", b"_cpu_millis"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_memory_bytes: _TypeAlias = _typing.Literal["gpu_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__gpu_memory_bytes: _TypeAlias = _typing.Literal["_gpu_memory_bytes", b"_gpu_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_millis: _TypeAlias = _typing.Literal["gpu_millis"]  # noqa: Y015
+    _WhichOneofArgType__gpu_millis: _TypeAlias = _typing.Literal["_gpu_millis", b"_gpu_millis"]  # noqa: Y015
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_millis) -> _WhichOneofReturnType__cpu_millis | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_memory_bytes) -> _WhichOneofReturnType__gpu_memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_millis) -> _WhichOneofReturnType__gpu_millis | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """RetryPolicy says how attempts that failed are repeated. A zero or unset field
-    takes the default of the task.
+    """RetryPolicy says how attempts that failed are repeated. An unset field takes
+    the default of the task; so does a zero of maximum_attempts and
+    backoff_multiplier, which may not be zero.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -245,12 +276,10 @@ class RetryPolicy(_message.Message):
     backoff_multiplier: _builtins.float
     """The growth of the backoff from one attempt to the next: 1 to 10."""
     jitter: _builtins.float
-    """The share of the backoff that is random: 0 is none, 1 is full jitter.
-    Unset takes the default.
-    """
+    """The share of the backoff that is random: 0 is none, 1 is full jitter."""
     @_builtins.property
     def initial_backoff(self) -> _duration_pb2.Duration:
-        """The first backoff, at most 24 hours."""
+        """The first backoff, at most 24 hours; 0 repeats at once."""
 
     @_builtins.property
     def maximum_backoff(self) -> _duration_pb2.Duration:
@@ -348,10 +377,10 @@ class PayloadRef(_message.Message):
     release.
     """
     size_bytes: _builtins.int
-    """The size in bytes, for admission and transfer estimates; 0 where unknown."""
+    """The size in bytes, for admission and transfer estimates; 0 if unknown."""
     sha256: _builtins.bytes
-    """The SHA-256 of the bytes, 32 bytes; empty where unknown. Where it is given,
-    the worker checks it before the task starts.
+    """The SHA-256 of the bytes, 32 bytes; empty if unknown. If it is given, the
+    worker checks it before the task starts.
     """
     media_type: _builtins.str
     """The media type, for people."""
@@ -373,7 +402,11 @@ Global___PayloadRef: _TypeAlias = PayloadRef  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
-    """JobSpec is everything the caller decides. It is immutable once accepted."""
+    """JobSpec is everything the caller decides. It is immutable once accepted.
+
+    A field that this release does not know is refused by its number, here and in
+    the messages below: a job never runs without something that was asked for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -578,11 +611,11 @@ class Progress(_message.Message):
     ESTIMATED_REMAINING_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     fraction: _builtins.float
-    """0 to 1; unset where the total is not known. Never falls within an attempt."""
+    """0 to 1; unset if the total is not known. Never falls within an attempt."""
     completed: _builtins.int
     """Work done, in unit."""
     total: _builtins.int
-    """All work, in unit; 0 where it is not known."""
+    """All work, in unit; 0 if it is not known."""
     unit: _builtins.str
     """frames, tokens, bytes, steps."""
     phase: _builtins.str
@@ -659,7 +692,7 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When task code began; unset where it never did."""
+        """When task code began; unset if it never did."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -670,8 +703,9 @@ class Attempt(_message.Message):
         """How it failed, if it did. Details: an ErrorInfo with the reason, whose
         metadata holds what is known of `exception` (the type), `signal`,
         `exit_code`, `memory` (host or device) and what the task added; a BadRequest
-        where the payload is to blame; a DebugInfo with the traceback, at most 8 KiB.
-        Secrets are hidden in all of it.
+        if the payload is to blame; a DebugInfo with the traceback, at most 8 KiB.
+        Secrets are hidden in all of it. Task code gives reasons of its own: see
+        ErrorReason in errors.proto for the others.
         """
 
     @_builtins.property
@@ -827,6 +861,7 @@ class Job(_message.Message):
     FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """A UUIDv7, given by the server."""
     state: Global___JobState.ValueType
@@ -841,6 +876,8 @@ class Job(_message.Message):
     """The number of the run: 1, and one more with each Retry."""
     queue: _builtins.str
     """The queue it is in: spec.queue, or the one that it was moved to since."""
+    attempt_count: _builtins.int
+    """How many attempts it has had, over all runs; the one under way counts."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for, with the defaults of the task filled in. In BASIC
@@ -853,7 +890,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
-        """All attempts, in FULL; the one that runs now is last."""
+        """In FULL, the newest attempts: at most 20, fewer if their errors are large.
+        The newest is last. ListAttempts has all.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -908,10 +947,11 @@ class Job(_message.Message):
         failure_counts: Global___FailureCounts | None = ...,
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
         queue: _builtins.str = ...,
+        attempt_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "queue", b"queue", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failure_counts", b"failure_counts", "job_id", b"job_id", "latest_sequence", b"latest_sequence", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "queue", b"queue", "result", b"result", "revision", b"revision", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -936,7 +976,7 @@ class Placement(_message.Message):
     """The pool that was chosen for it."""
     @_builtins.property
     def estimated_start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it should start; unset where the server cannot tell."""
+        """When it should start; unset if the server cannot tell."""
 
     @_builtins.property
     def estimated_start_spread(self) -> _duration_pb2.Duration:
@@ -944,7 +984,7 @@ class Placement(_message.Message):
 
     @_builtins.property
     def waiting_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingReason]:
-        """What binds; empty where nothing does."""
+        """What binds; empty if nothing does."""
 
     def __init__(
         self,
@@ -1030,7 +1070,9 @@ class WaitingReason(_message.Message):
     code: Global___WaitingReason.Code.ValueType
     """The code."""
     resource: _builtins.str
-    """The resource that lacks, for NO_CAPACITY_FOR: cpu, memory, gpu, gpu_memory."""
+    """The resource that lacks, for NO_CAPACITY_FOR: cpu, memory, gpu, gpu_memory,
+    accelerator_types, or a name of Resources.custom.
+    """
     message: _builtins.str
     """One sentence for people."""
     def __init__(

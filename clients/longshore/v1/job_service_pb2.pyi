@@ -32,17 +32,19 @@ class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.Value
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
     """No payload, no result, no attempts."""
     JOB_VIEW_FULL: _JobView.ValueType  # 2
-    """Everything."""
+    """Everything, of the attempts the newest."""
 
 class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
-    """JobView chooses how much of a job is returned (AIP-157)."""
+    """JobView chooses how much of a job is returned (AIP-157). An unknown value is
+    INVALID_ARGUMENT.
+    """
 
 JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
 """BASIC."""
 JOB_VIEW_BASIC: JobView.ValueType  # 1
 """No payload, no result, no attempts."""
 JOB_VIEW_FULL: JobView.ValueType  # 2
-"""Everything."""
+"""Everything, of the attempts the newest."""
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
 
 @_typing.final
@@ -163,7 +165,7 @@ class SubmitResponse(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False where an earlier job was returned."""
+    """False if an earlier job was returned."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job."""
@@ -220,7 +222,10 @@ class SubmitBatchResponse(_message.Message):
     RESPONSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitResponse]:
-        """The responses."""
+        """The responses. Their jobs come without spec, progress and outcome, which
+        Status has: an answer that repeated 1,000 specs could be too large to
+        receive.
+        """
 
     def __init__(
         self,
@@ -250,10 +255,14 @@ class StatusRequest(_message.Message):
     view: Global___JobView.ValueType
     """How much."""
     after_revision: _builtins.int
-    """Long-poll: answer only once revision is larger than this."""
+    """Long-poll: answer once the revision is larger than this, or after `wait`. A
+    job that has ended is answered at once.
+    """
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """The longest wait of a long-poll; the server caps it at 60 s."""
+        """The longest wait of a long-poll, at most 60 s; unset is 60 s, 0 does not
+        wait. A deadline of the call that is shorter ends the wait too.
+        """
 
     def __init__(
         self,
@@ -480,21 +489,37 @@ class RetryRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_RUN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     reason: _builtins.str
     """Why, at most 1,024 characters; it is recorded with the actor."""
+    expected_run: _builtins.int
+    """Retry only if the job is still in this run: else FAILED_PRECONDITION, reason
+    RUN_CHANGED. So two people who see one failure start one new run. Unset
+    retries whatever run has ended.
+    """
+    idempotency_key: _builtins.str
+    """Makes this call safe to repeat, as SubmitRequest.idempotency_key does: a
+    repeat answers with the job as it is now and starts no other run. The same
+    key with another job is ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected_run: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_run", b"_expected_run", "expected_run", b"expected_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_run", b"_expected_run", "expected_run", b"expected_run", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_run: _TypeAlias = _typing.Literal["expected_run"]  # noqa: Y015
+    _WhichOneofArgType__expected_run: _TypeAlias = _typing.Literal["_expected_run", b"_expected_run"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_run) -> _WhichOneofReturnType__expected_run | None: ...
 
 Global___RetryRequest: _TypeAlias = RetryRequest  # noqa: Y015
 
@@ -521,3 +546,61 @@ class RetryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryResponse: _TypeAlias = RetryResponse  # noqa: Y015
+
+@_typing.final
+class ListAttemptsRequest(_message.Message):
+    """ListAttemptsRequest pages through the attempts of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    page_size: _builtins.int
+    """At most 1000; default 50. A page ends earlier if its errors are large."""
+    page_token: _builtins.str
+    """From the previous page; bound to the job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsRequest: _TypeAlias = ListAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListAttemptsResponse(_message.Message):
+    """ListAttemptsResponse is one page, the newest attempt first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Attempt]:
+        """The attempts."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[_job_pb2.Attempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015

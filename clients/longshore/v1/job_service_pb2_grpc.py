@@ -61,6 +61,11 @@ class JobServiceStub:
                 request_serializer=longshore_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.ListAttempts = channel.unary_unary(
+                '/longshore.v1.JobService/ListAttempts',
+                request_serializer=longshore_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/longshore.v1.JobService/Cancel',
                 request_serializer=longshore_dot_v1_dot_job__service__pb2.CancelRequest.SerializeToString,
@@ -86,7 +91,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitBatch(self, request, context):
-        """SubmitBatch is atomic: every job is accepted, or none is (AIP-233).
+        """SubmitBatch is atomic: every job is accepted, or none is (AIP-233). Its
+        answer does not repeat what was sent: see SubmitBatchResponse.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,8 +107,14 @@ class JobServiceServicer:
 
     def WatchProgress(self, request, context):
         """WatchProgress streams a snapshot, then every retained event after it, and
-        always ends with exactly one terminal event followed by OK, unless the
-        transport breaks, in which case after_sequence resumes without loss.
+        ends with exactly one terminal event and OK. If the stream breaks before,
+        open it again with after_sequence: nothing is lost.
+
+        A Heartbeat comes whenever nothing else did for 15 s, or sooner. A stream
+        that is silent for 45 s is dead. A client may also send HTTP/2 pings, at
+        most one in 30 s: the server closes a connection that sends more
+        (ENHANCE_YOUR_CALM). A stream lives for about half an hour; then comes a
+        Reconnect, so that long watches move to servers that were added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +122,13 @@ class JobServiceServicer:
 
     def ListJobs(self, request, context):
         """ListJobs pages through jobs (AIP-158, AIP-160).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAttempts(self, request, context):
+        """ListAttempts pages through all attempts of a job, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +175,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=longshore_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_job__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ListAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttempts,
+                    request_deserializer=longshore_dot_v1_dot_job__service__pb2.ListAttemptsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_job__service__pb2.ListAttemptsResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -304,6 +328,33 @@ class JobService:
             '/longshore.v1.JobService/ListJobs',
             longshore_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
             longshore_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.JobService/ListAttempts',
+            longshore_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
+            longshore_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

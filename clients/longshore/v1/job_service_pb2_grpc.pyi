@@ -39,16 +39,26 @@ class JobServiceStub:
     An OK reply means: committed to the store, before anything else happens.
     """
     SubmitBatch: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SubmitBatchRequest, _job_service_pb2.SubmitBatchResponse]
-    """SubmitBatch is atomic: every job is accepted, or none is (AIP-233)."""
+    """SubmitBatch is atomic: every job is accepted, or none is (AIP-233). Its
+    answer does not repeat what was sent: see SubmitBatchResponse.
+    """
     Status: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.StatusRequest, _job_service_pb2.StatusResponse]
     """Status reads one job; it can also long-poll for a newer revision."""
     WatchProgress: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchProgressRequest, _watch_pb2.WatchProgressResponse]
     """WatchProgress streams a snapshot, then every retained event after it, and
-    always ends with exactly one terminal event followed by OK, unless the
-    transport breaks, in which case after_sequence resumes without loss.
+    ends with exactly one terminal event and OK. If the stream breaks before,
+    open it again with after_sequence: nothing is lost.
+
+    A Heartbeat comes whenever nothing else did for 15 s, or sooner. A stream
+    that is silent for 45 s is dead. A client may also send HTTP/2 pings, at
+    most one in 30 s: the server closes a connection that sends more
+    (ENHANCE_YOUR_CALM). A stream lives for about half an hour; then comes a
+    Reconnect, so that long watches move to servers that were added.
     """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """ListJobs pages through jobs (AIP-158, AIP-160)."""
+    ListAttempts: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]
+    """ListAttempts pages through all attempts of a job, the newest first."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]
     """Cancel asks for cancellation; it is idempotent and never blocks on a worker."""
     Retry: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]
@@ -64,16 +74,26 @@ class JobServiceAsyncStub(JobServiceStub):
     An OK reply means: committed to the store, before anything else happens.
     """
     SubmitBatch: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SubmitBatchRequest, _job_service_pb2.SubmitBatchResponse]  # type: ignore[assignment]
-    """SubmitBatch is atomic: every job is accepted, or none is (AIP-233)."""
+    """SubmitBatch is atomic: every job is accepted, or none is (AIP-233). Its
+    answer does not repeat what was sent: see SubmitBatchResponse.
+    """
     Status: _aio.UnaryUnaryMultiCallable[_job_service_pb2.StatusRequest, _job_service_pb2.StatusResponse]  # type: ignore[assignment]
     """Status reads one job; it can also long-poll for a newer revision."""
     WatchProgress: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchProgressRequest, _watch_pb2.WatchProgressResponse]  # type: ignore[assignment]
     """WatchProgress streams a snapshot, then every retained event after it, and
-    always ends with exactly one terminal event followed by OK, unless the
-    transport breaks, in which case after_sequence resumes without loss.
+    ends with exactly one terminal event and OK. If the stream breaks before,
+    open it again with after_sequence: nothing is lost.
+
+    A Heartbeat comes whenever nothing else did for 15 s, or sooner. A stream
+    that is silent for 45 s is dead. A client may also send HTTP/2 pings, at
+    most one in 30 s: the server closes a connection that sends more
+    (ENHANCE_YOUR_CALM). A stream lives for about half an hour; then comes a
+    Reconnect, so that long watches move to servers that were added.
     """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """ListJobs pages through jobs (AIP-158, AIP-160)."""
+    ListAttempts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]  # type: ignore[assignment]
+    """ListAttempts pages through all attempts of a job, the newest first."""
     Cancel: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel asks for cancellation; it is idempotent and never blocks on a worker."""
     Retry: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]  # type: ignore[assignment]
@@ -98,7 +118,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.SubmitBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.SubmitBatchResponse, _abc.Awaitable[_job_service_pb2.SubmitBatchResponse]]:
-        """SubmitBatch is atomic: every job is accepted, or none is (AIP-233)."""
+        """SubmitBatch is atomic: every job is accepted, or none is (AIP-233). Its
+        answer does not repeat what was sent: see SubmitBatchResponse.
+        """
 
     @_abc_1.abstractmethod
     def Status(
@@ -115,8 +137,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchProgressResponse], _abc.AsyncIterator[_watch_pb2.WatchProgressResponse]]:
         """WatchProgress streams a snapshot, then every retained event after it, and
-        always ends with exactly one terminal event followed by OK, unless the
-        transport breaks, in which case after_sequence resumes without loss.
+        ends with exactly one terminal event and OK. If the stream breaks before,
+        open it again with after_sequence: nothing is lost.
+
+        A Heartbeat comes whenever nothing else did for 15 s, or sooner. A stream
+        that is silent for 45 s is dead. A client may also send HTTP/2 pings, at
+        most one in 30 s: the server closes a connection that sends more
+        (ENHANCE_YOUR_CALM). A stream lives for about half an hour; then comes a
+        Reconnect, so that long watches move to servers that were added.
         """
 
     @_abc_1.abstractmethod
@@ -126,6 +154,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
         """ListJobs pages through jobs (AIP-158, AIP-160)."""
+
+    @_abc_1.abstractmethod
+    def ListAttempts(
+        self,
+        request: _job_service_pb2.ListAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListAttemptsResponse, _abc.Awaitable[_job_service_pb2.ListAttemptsResponse]]:
+        """ListAttempts pages through all attempts of a job, the newest first."""
 
     @_abc_1.abstractmethod
     def Cancel(

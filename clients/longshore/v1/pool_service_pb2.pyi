@@ -90,7 +90,7 @@ class Pool(_message.Message):
     active_attempts: _builtins.int
     """Attempts that run or wait on its workers."""
     simulated: _builtins.bool
-    """True where its devices are simulated."""
+    """True if its devices are simulated."""
     build: _builtins.str
     """The build that its workers are brought to: that of the scheduler."""
     @_builtins.property
@@ -136,7 +136,7 @@ class Device(_message.Message):
     name: _builtins.str
     """Its type; a simulated one says "simulated"."""
     memory_bytes: _builtins.int
-    """Its memory, in bytes; 0 where unknown."""
+    """Its memory, in bytes; 0 if unknown."""
     simulated: _builtins.bool
     """True where it is pretended by --simulate-gpus."""
     def __init__(
@@ -294,7 +294,7 @@ class ListWorkersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """Only of this pool; empty is all. NOT_FOUND where there is no such pool."""
+    """Only of this pool; empty is all. NOT_FOUND if there is no such pool."""
     page_size: _builtins.int
     """At most 1000; default 100."""
     page_token: _builtins.str
@@ -355,7 +355,7 @@ class DrainWorkersRequest(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """All of this pool. NOT_FOUND where there is no such pool."""
+    """All of this pool. NOT_FOUND if there is no such pool."""
     node: _builtins.str
     """All on this Ray node; it may have none."""
     @_builtins.property
@@ -399,7 +399,9 @@ class DrainWorkersResponse(_message.Message):
     """Attempts that were taken back, those that had not begun included."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
-        """The workers, idle; LOST are those that went before they were."""
+        """The workers, idle, without resources and devices; LOST are those that went
+        before they were idle.
+        """
 
     def __init__(
         self,

@@ -77,12 +77,13 @@ class PoolServiceServicer:
 
     def DrainWorkers(self, request, context):
         """DrainWorkers takes workers out of service and answers once nothing is left
-        on them, so that their machine may go. They get no new work, what has not
-        begun comes back at once, and their tasks are asked for a checkpoint. What
-        does not finish within the grace is cancelled, released with a refund, and
-        goes on elsewhere from its checkpoint. Their pool starts others.
+        on them, so that their machine may go. They get no new work. Attempts that
+        have not begun come back at once; the other tasks are asked for a checkpoint.
+        An attempt that does not finish within the grace is cancelled and released
+        with a refund; another worker resumes it from its checkpoint. Their pool
+        starts other workers.
 
-        The order is durable and outlives a change of scheduler. Repeating the call
+        The order is durable and outlives a change of scheduler. A repeat of the call
         waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
         that no scheduler has carried it out in time: the order stands all the same.
         """
@@ -91,8 +92,8 @@ class PoolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CordonWorker(self, request, context):
-        """CordonWorker gives no new work to one worker, or gives it work again; what
-        it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+        """CordonWorker gives no new work to one worker, or gives it work again. Its
+        attempts run on. FAILED_PRECONDITION if a drained worker should get work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

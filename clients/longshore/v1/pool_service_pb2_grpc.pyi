@@ -39,18 +39,19 @@ class PoolServiceStub:
     """ListWorkers pages through workers."""
     DrainWorkers: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.DrainWorkersRequest, _pool_service_pb2.DrainWorkersResponse]
     """DrainWorkers takes workers out of service and answers once nothing is left
-    on them, so that their machine may go. They get no new work, what has not
-    begun comes back at once, and their tasks are asked for a checkpoint. What
-    does not finish within the grace is cancelled, released with a refund, and
-    goes on elsewhere from its checkpoint. Their pool starts others.
+    on them, so that their machine may go. They get no new work. Attempts that
+    have not begun come back at once; the other tasks are asked for a checkpoint.
+    An attempt that does not finish within the grace is cancelled and released
+    with a refund; another worker resumes it from its checkpoint. Their pool
+    starts other workers.
 
-    The order is durable and outlives a change of scheduler. Repeating the call
+    The order is durable and outlives a change of scheduler. A repeat of the call
     waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
     that no scheduler has carried it out in time: the order stands all the same.
     """
     CordonWorker: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.CordonWorkerRequest, _pool_service_pb2.CordonWorkerResponse]
-    """CordonWorker gives no new work to one worker, or gives it work again; what
-    it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+    """CordonWorker gives no new work to one worker, or gives it work again. Its
+    attempts run on. FAILED_PRECONDITION if a drained worker should get work.
     """
 
 @_typing.type_check_only
@@ -64,18 +65,19 @@ class PoolServiceAsyncStub(PoolServiceStub):
     """ListWorkers pages through workers."""
     DrainWorkers: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.DrainWorkersRequest, _pool_service_pb2.DrainWorkersResponse]  # type: ignore[assignment]
     """DrainWorkers takes workers out of service and answers once nothing is left
-    on them, so that their machine may go. They get no new work, what has not
-    begun comes back at once, and their tasks are asked for a checkpoint. What
-    does not finish within the grace is cancelled, released with a refund, and
-    goes on elsewhere from its checkpoint. Their pool starts others.
+    on them, so that their machine may go. They get no new work. Attempts that
+    have not begun come back at once; the other tasks are asked for a checkpoint.
+    An attempt that does not finish within the grace is cancelled and released
+    with a refund; another worker resumes it from its checkpoint. Their pool
+    starts other workers.
 
-    The order is durable and outlives a change of scheduler. Repeating the call
+    The order is durable and outlives a change of scheduler. A repeat of the call
     waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
     that no scheduler has carried it out in time: the order stands all the same.
     """
     CordonWorker: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.CordonWorkerRequest, _pool_service_pb2.CordonWorkerResponse]  # type: ignore[assignment]
-    """CordonWorker gives no new work to one worker, or gives it work again; what
-    it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+    """CordonWorker gives no new work to one worker, or gives it work again. Its
+    attempts run on. FAILED_PRECONDITION if a drained worker should get work.
     """
 
 class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,12 +106,13 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pool_service_pb2.DrainWorkersResponse, _abc.Awaitable[_pool_service_pb2.DrainWorkersResponse]]:
         """DrainWorkers takes workers out of service and answers once nothing is left
-        on them, so that their machine may go. They get no new work, what has not
-        begun comes back at once, and their tasks are asked for a checkpoint. What
-        does not finish within the grace is cancelled, released with a refund, and
-        goes on elsewhere from its checkpoint. Their pool starts others.
+        on them, so that their machine may go. They get no new work. Attempts that
+        have not begun come back at once; the other tasks are asked for a checkpoint.
+        An attempt that does not finish within the grace is cancelled and released
+        with a refund; another worker resumes it from its checkpoint. Their pool
+        starts other workers.
 
-        The order is durable and outlives a change of scheduler. Repeating the call
+        The order is durable and outlives a change of scheduler. A repeat of the call
         waits for the first drain of a worker, whose grace stands. UNAVAILABLE says
         that no scheduler has carried it out in time: the order stands all the same.
         """
@@ -120,8 +123,8 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_service_pb2.CordonWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_service_pb2.CordonWorkerResponse, _abc.Awaitable[_pool_service_pb2.CordonWorkerResponse]]:
-        """CordonWorker gives no new work to one worker, or gives it work again; what
-        it has goes on. FAILED_PRECONDITION where a drained worker should get work.
+        """CordonWorker gives no new work to one worker, or gives it work again. Its
+        attempts run on. FAILED_PRECONDITION if a drained worker should get work.
         """
 
 def add_PoolServiceServicer_to_server(servicer: PoolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

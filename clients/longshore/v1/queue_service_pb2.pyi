@@ -379,6 +379,7 @@ class RedriveRequest(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MAXIMUM_FAILURE_SHARE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     """Only count and sample; change nothing. The first call of a redrive."""
     rate: _builtins.float
@@ -389,6 +390,12 @@ class RedriveRequest(_message.Message):
     """Stop by itself once more than this share of the redriven have ended FAILED
     or DEAD_LETTERED again: 0.001 to 1, looked at from the tenth job on. 0 or
     unset never stops.
+    """
+    idempotency_key: _builtins.str
+    """Makes this call safe to repeat, as SubmitRequest.idempotency_key does: a
+    repeat answers with the redrive that the first call began. The same key with
+    another selection, rate, reason or share is ALREADY_EXISTS, reason
+    IDEMPOTENCY_KEY_REUSED. Not for a dry run, which changes nothing.
     """
     @_builtins.property
     def selection(self) -> Global___DeadLetterSelection:
@@ -402,10 +409,11 @@ class RedriveRequest(_message.Message):
         rate: _builtins.float = ...,
         reason: _builtins.str = ...,
         maximum_failure_share: _builtins.float = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "maximum_failure_share", b"maximum_failure_share", "rate", b"rate", "reason", b"reason", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "idempotency_key", b"idempotency_key", "maximum_failure_share", b"maximum_failure_share", "rate", b"rate", "reason", b"reason", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,7 +434,7 @@ class RedriveResponse(_message.Message):
     """The jobs it covers."""
     @_builtins.property
     def sample(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """The newest of them, at most 20, BASIC view."""
+        """The newest of them, at most 20, fewer if they are large; BASIC view."""
 
     def __init__(
         self,
@@ -479,8 +487,8 @@ class Redrive(_message.Message):
     total: _builtins.int
     """The jobs that it covered when it began."""
     redriven: _builtins.int
-    """Jobs queued again. Fewer than total where some were retried by hand,
-    purged, or are no dead letters any more.
+    """Jobs queued again. Fewer than total if some were retried by hand, purged, or
+    are no dead letters any more.
     """
     failed: _builtins.int
     """Of those: ended FAILED or DEAD_LETTERED again. Counted on when it is over."""
@@ -670,7 +678,7 @@ class PurgeDeadLettersResponse(_message.Message):
     count: _builtins.int
     """The jobs deleted by this call, or covered by a dry run."""
     more: _builtins.bool
-    """True where the deadline of the call came first: call again for the rest."""
+    """True if the deadline of the call came first: call again for the rest."""
     def __init__(
         self,
         *,

@@ -112,8 +112,8 @@ class QueueServiceServicer:
 
     def Redrive(self, request, context):
         """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
-        FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
-        is there no more.
+        FAILED_PRECONDITION, also for a dry run, if a task or a queue of theirs does
+        not exist any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

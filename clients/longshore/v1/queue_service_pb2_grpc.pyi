@@ -45,8 +45,8 @@ class QueueServiceStub:
     """ListDeadLetters pages through dead-lettered jobs."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveRequest, _queue_service_pb2.RedriveResponse]
     """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
-    FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
-    is there no more.
+    FAILED_PRECONDITION, also for a dry run, if a task or a queue of theirs does
+    not exist any more.
     """
     ListRedrives: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListRedrivesRequest, _queue_service_pb2.ListRedrivesResponse]
     """ListRedrives pages through redrives, those that are over included."""
@@ -72,8 +72,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """ListDeadLetters pages through dead-lettered jobs."""
     Redrive: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveRequest, _queue_service_pb2.RedriveResponse]  # type: ignore[assignment]
     """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
-    FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
-    is there no more.
+    FAILED_PRECONDITION, also for a dry run, if a task or a queue of theirs does
+    not exist any more.
     """
     ListRedrives: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListRedrivesRequest, _queue_service_pb2.ListRedrivesResponse]  # type: ignore[assignment]
     """ListRedrives pages through redrives, those that are over included."""
@@ -126,8 +126,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveResponse, _abc.Awaitable[_queue_service_pb2.RedriveResponse]]:
         """Redrive queues dead-lettered jobs again: a dry run first, then at a rate.
-        FAILED_PRECONDITION, also to a dry run, where a task or a queue of theirs
-        is there no more.
+        FAILED_PRECONDITION, also for a dry run, if a task or a queue of theirs does
+        not exist any more.
         """
 
     @_abc_1.abstractmethod

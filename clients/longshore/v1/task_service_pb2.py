@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from longshore.v1 import job_pb2 as longshore_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/task_service.proto\x12\x0clongshore.v1\x1a\x16longshore/v1/job.proto\"\xec\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12*\n\tresources\x18\x04 \x01(\x0b\x32\x17.longshore.v1.Resources\x12/\n\x0cretry_policy\x18\x05 \x01(\x0b\x32\x19.longshore.v1.RetryPolicy\x12(\n\x08timeouts\x18\x06 \x01(\x0b\x32\x16.longshore.v1.Timeouts\x12\x14\n\x0cinput_schema\x18\x07 \x01(\t\x12\x15\n\routput_schema\x18\x08 \x01(\t\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListTasksResponse\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.longshore.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"3\n\x0fGetTaskResponse\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.longshore.v1.Task2\xad\x01\n\x0bTaskService\x12Q\n\tListTasks\x12\x1e.longshore.v1.ListTasksRequest\x1a\x1f.longshore.v1.ListTasksResponse\"\x03\x90\x02\x01\x12K\n\x07GetTask\x12\x1c.longshore.v1.GetTaskRequest\x1a\x1d.longshore.v1.GetTaskResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/task_service.proto\x12\x0clongshore.v1\x1a\x16longshore/v1/job.proto\"\xec\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12*\n\tresources\x18\x04 \x01(\x0b\x32\x17.longshore.v1.Resources\x12/\n\x0cretry_policy\x18\x05 \x01(\x0b\x32\x19.longshore.v1.RetryPolicy\x12(\n\x08timeouts\x18\x06 \x01(\x0b\x32\x16.longshore.v1.Timeouts\x12\x14\n\x0cinput_schema\x18\x07 \x01(\t\x12\x15\n\routput_schema\x18\x08 \x01(\t\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListTasksResponse\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.longshore.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"3\n\x0fGetTaskResponse\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.longshore.v1.Task2\xad\x01\n\x0bTaskService\x12Q\n\tListTasks\x12\x1e.longshore.v1.ListTasksRequest\x1a\x1f.longshore.v1.ListTasksResponse\"\x03\x90\x02\x01\x12K\n\x07GetTask\x12\x1c.longshore.v1.GetTaskRequest\x1a\x1d.longshore.v1.GetTaskResponse\"\x03\x90\x02\x01\x42Q\n\x10\x64\x65v.longshore.v1B\x10TaskServiceProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.longshore.v1B\020TaskServiceProtoP\001Z)longshore.dev/go/longshore/v1;longshorev1'
   _globals['_TASKSERVICE'].methods_by_name['ListTasks']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\220\002\001'
   _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None

@@ -28,13 +28,14 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from longshore.v1 import job_pb2 as longshore_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18longshore/v1/watch.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16longshore/v1/job.proto\"\xe7\x03\n\x15WatchProgressResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12*\n\x08snapshot\x18\x04 \x01(\x0b\x32\x16.longshore.v1.SnapshotH\x00\x12\x31\n\x0cstate_change\x18\x05 \x01(\x0b\x32\x19.longshore.v1.StateChangeH\x00\x12*\n\x08progress\x18\x06 \x01(\x0b\x32\x16.longshore.v1.ProgressH\x00\x12+\n\tlog_chunk\x18\x07 \x01(\x0b\x32\x16.longshore.v1.LogChunkH\x00\x12 \n\x03gap\x18\x08 \x01(\x0b\x32\x11.longshore.v1.GapH\x00\x12,\n\theartbeat\x18\t \x01(\x0b\x32\x17.longshore.v1.HeartbeatH\x00\x12,\n\treconnect\x18\n \x01(\x0b\x32\x17.longshore.v1.ReconnectH\x00\x12*\n\x08terminal\x18\x0b \x01(\x0b\x32\x16.longshore.v1.TerminalH\x00\x12\x10\n\x08revision\x18\x0c \x01(\x03\x42\x07\n\x05\x65vent\"V\n\x08Snapshot\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.longshore.v1.Job\x12*\n\tplacement\x18\x02 \x01(\x0b\x32\x17.longshore.v1.Placement\"\xb8\x02\n\x0bStateChange\x12*\n\nfrom_state\x18\x01 \x01(\x0e\x32\x16.longshore.v1.JobState\x12(\n\x08to_state\x18\x02 \x01(\x0e\x32\x16.longshore.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nwill_retry\x18\x04 \x01(\x08\x12\x35\n\x11next_attempt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05order\x18\x06 \x01(\x0b\x32\x13.longshore.v1.Order\x12\x31\n\rfailure_class\x18\x07 \x01(\x0e\x32\x1a.longshore.v1.FailureClass\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\":\n\x05Order\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nredrive_id\x18\x03 \x01(\t\"*\n\x08LogChunk\x12\r\n\x05lines\x18\x01 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\"D\n\x03Gap\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"_\n\tHeartbeat\x12\x17\n\x0flatest_sequence\x18\x01 \x01(\x03\x12\x39\n\x15worker_heartbeat_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\tReconnect\x12.\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\x08Terminal\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.longshore.v1.Jobb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18longshore/v1/watch.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16longshore/v1/job.proto\"\xe7\x03\n\x15WatchProgressResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12*\n\x08snapshot\x18\x04 \x01(\x0b\x32\x16.longshore.v1.SnapshotH\x00\x12\x31\n\x0cstate_change\x18\x05 \x01(\x0b\x32\x19.longshore.v1.StateChangeH\x00\x12*\n\x08progress\x18\x06 \x01(\x0b\x32\x16.longshore.v1.ProgressH\x00\x12+\n\tlog_chunk\x18\x07 \x01(\x0b\x32\x16.longshore.v1.LogChunkH\x00\x12 \n\x03gap\x18\x08 \x01(\x0b\x32\x11.longshore.v1.GapH\x00\x12,\n\theartbeat\x18\t \x01(\x0b\x32\x17.longshore.v1.HeartbeatH\x00\x12,\n\treconnect\x18\n \x01(\x0b\x32\x17.longshore.v1.ReconnectH\x00\x12*\n\x08terminal\x18\x0b \x01(\x0b\x32\x16.longshore.v1.TerminalH\x00\x12\x10\n\x08revision\x18\x0c \x01(\x03\x42\x07\n\x05\x65vent\"V\n\x08Snapshot\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.longshore.v1.Job\x12*\n\tplacement\x18\x02 \x01(\x0b\x32\x17.longshore.v1.Placement\"\xb8\x02\n\x0bStateChange\x12*\n\nfrom_state\x18\x01 \x01(\x0e\x32\x16.longshore.v1.JobState\x12(\n\x08to_state\x18\x02 \x01(\x0e\x32\x16.longshore.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nwill_retry\x18\x04 \x01(\x08\x12\x35\n\x11next_attempt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05order\x18\x06 \x01(\x0b\x32\x13.longshore.v1.Order\x12\x31\n\rfailure_class\x18\x07 \x01(\x0e\x32\x1a.longshore.v1.FailureClass\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\":\n\x05Order\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nredrive_id\x18\x03 \x01(\t\"*\n\x08LogChunk\x12\r\n\x05lines\x18\x01 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\"\xb0\x01\n\x03Gap\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.longshore.v1.Gap.Reason\"P\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_RETENTION\x10\x01\x12\x18\n\x14REASON_SLOW_CONSUMER\x10\x02\"_\n\tHeartbeat\x12\x17\n\x0flatest_sequence\x18\x01 \x01(\x03\x12\x39\n\x15worker_heartbeat_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\tReconnect\x12.\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\x08Terminal\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.longshore.v1.JobBK\n\x10\x64\x65v.longshore.v1B\nWatchProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.watch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.longshore.v1B\nWatchProtoP\001Z)longshore.dev/go/longshore/v1;longshorev1'
   _globals['_WATCHPROGRESSRESPONSE']._serialized_start=157
   _globals['_WATCHPROGRESSRESPONSE']._serialized_end=644
   _globals['_SNAPSHOT']._serialized_start=646
@@ -45,12 +46,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER']._serialized_end=1107
   _globals['_LOGCHUNK']._serialized_start=1109
   _globals['_LOGCHUNK']._serialized_end=1151
-  _globals['_GAP']._serialized_start=1153
-  _globals['_GAP']._serialized_end=1221
-  _globals['_HEARTBEAT']._serialized_start=1223
-  _globals['_HEARTBEAT']._serialized_end=1318
-  _globals['_RECONNECT']._serialized_start=1320
-  _globals['_RECONNECT']._serialized_end=1379
-  _globals['_TERMINAL']._serialized_start=1381
-  _globals['_TERMINAL']._serialized_end=1423
+  _globals['_GAP']._serialized_start=1154
+  _globals['_GAP']._serialized_end=1330
+  _globals['_GAP_REASON']._serialized_start=1250
+  _globals['_GAP_REASON']._serialized_end=1330
+  _globals['_HEARTBEAT']._serialized_start=1332
+  _globals['_HEARTBEAT']._serialized_end=1427
+  _globals['_RECONNECT']._serialized_start=1429
+  _globals['_RECONNECT']._serialized_end=1488
+  _globals['_TERMINAL']._serialized_start=1490
+  _globals['_TERMINAL']._serialized_end=1532
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from longshore.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
@@ -41,9 +42,10 @@ class WatchProgressResponse(_message.Message):
     TERMINAL_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The cursor to resume from. State changes and log chunks are durable events
-    and raise it by exactly one; Snapshot, Progress, Gap and Terminal repeat the
-    newest; 0 on Heartbeat and Reconnect.
+    """The cursor to resume from, on every message: keep the newest, and give it as
+    after_sequence. State changes and log chunks are durable events and raise it
+    by exactly one; without include_logs it skips those of the log chunks. All
+    other messages repeat the newest.
     """
     attempt: _builtins.int
     """The attempt it belongs to; 0 for the job itself."""
@@ -57,7 +59,7 @@ class WatchProgressResponse(_message.Message):
 
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
-        """Always first where after_sequence is unset, and always after a Gap."""
+        """Always first if after_sequence is unset, and always after a Gap."""
 
     @_builtins.property
     def state_change(self) -> Global___StateChange:
@@ -81,8 +83,8 @@ class WatchProgressResponse(_message.Message):
 
     @_builtins.property
     def reconnect(self) -> Global___Reconnect:
-        """The server stops, or has lost its store: reconnect with after_sequence;
-        then UNAVAILABLE.
+        """The server stops, has lost its store, or ends a long stream: watch again
+        with after_sequence. UNAVAILABLE follows.
         """
 
     @_builtins.property
@@ -164,21 +166,22 @@ class StateChange(_message.Message):
     to_state: _job_pb2.JobState.ValueType
     """To."""
     reason: _builtins.str
-    """A stable reason: SUBMITTED, DUE, LEASED,
-    STARTED, COMPLETED, CANCEL_REQUESTED, WORKER_LOST, OUT_OF_MEMORY,
-    RETRY_REQUESTED, REDRIVEN.
+    """A stable reason, of an open set: a client must accept others. Today they are
+    SUBMITTED, REPLACED, DUE, LEASED, STARTED, COMPLETED, CANCEL_REQUESTED,
+    CANCELLED, DEADLINE, RETRY_REQUESTED, REDRIVEN. If an attempt ended without a
+    result, it is the reason of its error: see errors.proto.
     """
     will_retry: _builtins.bool
-    """True where an attempt failed or was interrupted, and another one follows."""
+    """True if an attempt failed or was interrupted, and another one follows."""
     failure_class: _job_pb2.FailureClass.ValueType
     """Why the attempt ended without a result, or the job before it had one."""
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
-        """When the next attempt is due, where it waits for its backoff."""
+        """When the next attempt is due, if it waits for its backoff."""
 
     @_builtins.property
     def order(self) -> Global___Order:
-        """Who ordered it, where people did: on RETRY_REQUESTED and REDRIVEN."""
+        """Who ordered it, if people did: on RETRY_REQUESTED and REDRIVEN."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -268,6 +271,29 @@ class Gap(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Reason:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Gap._Reason.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REASON_UNSPECIFIED: Gap._Reason.ValueType  # 0
+        """Never sent."""
+        REASON_RETENTION: Gap._Reason.ValueType  # 1
+        """They were deleted: the newest 1,000 events of a job are kept."""
+        REASON_SLOW_CONSUMER: Gap._Reason.ValueType  # 2
+        """The same, while this watch was too slow to read them."""
+
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+        """Reason says why."""
+
+    REASON_UNSPECIFIED: Gap.Reason.ValueType  # 0
+    """Never sent."""
+    REASON_RETENTION: Gap.Reason.ValueType  # 1
+    """They were deleted: the newest 1,000 events of a job are kept."""
+    REASON_SLOW_CONSUMER: Gap.Reason.ValueType  # 2
+    """The same, while this watch was too slow to read them."""
+
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
@@ -275,14 +301,14 @@ class Gap(_message.Message):
     """The first one missing."""
     last_sequence: _builtins.int
     """The last one missing."""
-    reason: _builtins.str
-    """RETENTION or SLOW_CONSUMER."""
+    reason: Global___Gap.Reason.ValueType
+    """Why."""
     def __init__(
         self,
         *,
         first_sequence: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
-        reason: _builtins.str = ...,
+        reason: Global___Gap.Reason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -301,7 +327,9 @@ class Heartbeat(_message.Message):
     LATEST_SEQUENCE_FIELD_NUMBER: _builtins.int
     WORKER_HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     latest_sequence: _builtins.int
-    """The largest sequence the server has for the job."""
+    """The largest sequence that the server has for the job. It may be ahead of the
+    cursor: resume from the cursor, never from this.
+    """
     @_builtins.property
     def worker_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
         """When the worker was last heard of."""
