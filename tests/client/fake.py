@@ -280,6 +280,9 @@ class FakeService(
         history.job.state = job_pb2.JOB_STATE_CANCELLING
         return job_service_pb2.CancelResponse(job=history.job)
 
+    async def ListAttempts(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def Retry(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
         history = await self._find(request.job_id, context)
