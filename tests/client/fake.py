@@ -41,6 +41,7 @@ Event = watch_pb2.WatchProgressResponse
 HealthServicer = health_aio.HealthServicer
 DURABLE = ("state_change", "log_chunk")
 DEADLINE = 60.0
+TRIMMED = watch_pb2.Gap.REASON_RETENTION
 
 
 class FakeTime:
@@ -165,11 +166,7 @@ class History:
 
 
 def _gap(sequence: int, trimmed: int) -> Event:
-    gap = watch_pb2.Gap(
-        first_sequence=sequence + 1,
-        last_sequence=trimmed,
-        reason=watch_pb2.Gap.REASON_RETENTION,
-    )
+    gap = watch_pb2.Gap(first_sequence=sequence + 1, last_sequence=trimmed, reason=TRIMMED)
     return Event(sequence=trimmed, gap=gap)
 
 
