@@ -104,6 +104,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("longshore")
     if name not in __all__:
         raise AttributeError(f"module 'longshore' has no attribute {name!r}")
     value = getattr(import_module(_HOMES.get(name, "longshore.errors")), name)

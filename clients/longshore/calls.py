@@ -16,6 +16,7 @@ import grpc.aio
 
 from longshore import error_mapping
 from longshore.errors import LongshoreError
+from longshore.targets import full_target
 from longshore.v1 import (
     job_service_pb2_grpc,
     pool_service_pb2_grpc,
@@ -124,7 +125,7 @@ class Calls:
         metadata: Sequence[tuple[str, str]],
         timing: Timing,
     ) -> None:
-        self.target = target
+        self.target = full_target(target)
         self.timeout = timeout
         self.timing = timing
         self.metadata = tuple(metadata)

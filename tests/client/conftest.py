@@ -8,6 +8,7 @@ import pytest
 
 from longshore import loop_thread
 from longshore.aio import AsyncClient
+from tests.client.command import Run, runner
 from tests.client.fake import DEADLINE, FakeService, FakeTime, ServerThread, serving
 
 
@@ -39,3 +40,9 @@ def target(service: FakeService) -> Iterator[str]:
     """The service, in a thread: for the CLI and the blocking client."""
     with ServerThread(service) as server:
         yield server.target
+
+
+@pytest.fixture
+def run(target: str) -> Run:
+    """The command line, against the service."""
+    return runner(target)

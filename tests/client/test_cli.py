@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,34 +16,16 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from longshore.cli import columns
 from longshore.cli.app import app
 from longshore.cli.up import UpOptions
 from longshore.v1 import job_pb2
-from tests.client.fake import DEADLINE, FakeService, History, Refusal, queue_full
+from tests.client.command import Run, documents, ran
+from tests.client.fake import DEADLINE, FakeService, Refusal, queue_full
 
 SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(target: str) -> Run:
-    def invoke(*words: str, stdin: str | None = None, **environment: str) -> Result:
-        environment = {"LONGSHORE_TARGET": target, "COLUMNS": "200", **environment}
-        return CliRunner().invoke(app, words, input=stdin, env=environment)
-
-    return invoke
-
-
-def documents(result: Result) -> list[Any]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def ran(history: History) -> History:
-    history.state(job_pb2.JOB_STATE_RUNNING, "STARTED").progress(0.4, "cropped").log("a [b] line")
-    return history.end(SUCCEEDED, '{"ok":true}')
 
 
 def test_submit_prints_the_id(service: FakeService, run: Run) -> None:
@@ -130,14 +112,16 @@ def test_a_payload_without_an_end_is_refused(run: Run) -> None:
 def test_wait_prints_the_result(service: FakeService, run: Run) -> None:
     ran(service.add())
     result = run("submit", "known", "--wait")
-    assert (result.exit_code, result.stdout) == (0, 'job-1\n{"ok":true}\n')
+    assert (result.exit_code, result.stdout, result.stderr) == (0, '{"ok":true}\n', "job-1\n")
+    (document,) = documents(run("submit", "known", "--wait", "--json"))
+    assert document["result"]["value"] == '{"ok":true}'
 
 
 def test_wait_exits_with_1_where_the_job_fails(service: FakeService, run: Run) -> None:
     service.add().end(job_pb2.JOB_STATE_FAILED, error=status_pb2.Status(message="bad video"))
     result = run("submit", "known", "--wait")
     assert result.exit_code == 1
-    assert result.stderr == "longshore: job job-1 failed: bad video\n"
+    assert result.stderr == "job-1\nlongshore: job job-1 failed: bad video\n"
 
 
 def test_watch_in_a_pipe_is_plain_lines(service: FakeService, run: Run) -> None:
@@ -305,7 +289,7 @@ def test_list_stops_at_its_limit(service: FakeService, run: Run) -> None:
     assert len(documents(run("list", "--limit", "3", "--json"))) == 3
     assert len(documents(run("list", "--limit", "0", "--json"))) == 7
     lines = run("list", "--limit", "2").stdout.splitlines()
-    assert lines[0].split("\t") == ["ID", "TASK", "QUEUE", "STATE", "AGE", "DETAIL"]
+    assert lines[0].split("\t") == ["ID", "TASK", "QUEUE", "STATE", "AGE", "RAN", "DETAIL"]
     assert lines[1].split("\t")[:4] == ["job-0", "resize", "-", "QUEUED"]
 
 
@@ -400,7 +384,7 @@ def test_global_options_may_stand_anywhere_but_behind_two_dashes(
 def test_the_help_documents_the_exit_statuses(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert all(f"\n {line}" in result.stdout for line in ("0 success", "3 not found", "5 refused"))
+    assert all(line in result.stdout for line in ("0    success", "3    not found", "5    ref"))
 
 
 def test_up_runs_the_embedded_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

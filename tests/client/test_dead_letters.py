@@ -129,7 +129,8 @@ def test_list_as_json_stops_at_its_limit(service: FakeService, run: Run) -> None
     result = run("list", "--limit", "1", "--json")
     [job] = map(json.loads, result.stdout.splitlines())
     assert job["job_id"] == "dead-1"
-    assert len(service.requests["ListDeadLetters"]) == 1
+    assert service.requests["ListDeadLetters"][0].page_size == 2  # one more: are there more?
+    assert "there are more" in json.loads(result.stderr)["note"]
 
 
 def test_redrive_shows_first_and_does_with_yes(service: FakeService, run: Run) -> None:

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 from typer.testing import CliRunner, Result
 
-from longshore.cli import columns
+from longshore.cli import columns, times
 from longshore.cli.app import app
 from longshore.v1 import job_pb2
 from tests.client.fake import FakeService
@@ -56,7 +56,8 @@ def test_watch_tells_what_failed_and_what_follows(service: FakeService, run: Run
     counts = history.ended.failure_counts
     counts.attempts, counts.maximum_attempts, counts.crashes, counts.maximum_crashes = 1, 4, 3, 3
     lines = run("watch", "job-1").stdout.splitlines()
-    said = "job-1 RETRYING VALUE_ERROR (TASK_ERROR): ValueError: no; next attempt in 2.5 s"
+    at = times.clock(event.event_time)
+    said = f"job-1 {at} RETRYING VALUE_ERROR (TASK_ERROR): ValueError: no; next attempt in 2.5 s"
     assert said in lines
     assert "job-1 DEAD_LETTERED CRASH: by SIGSEGV" in lines
     ended = "job-1 ended DEAD_LETTERED by SIGSEGV (errors 1 of 4, crashes 3 of 3)"
@@ -72,5 +73,5 @@ def test_a_headline_is_one_line() -> None:
 def test_when_an_attempt_is_due() -> None:
     now = datetime(2026, 1, 31, 18, tzinfo=UTC)
     stamp = Timestamp(seconds=int(now.timestamp()) + 90)
-    assert columns.due(stamp, now) == "attempt in 1m"
-    assert columns.due(Timestamp(), now) == ""
+    assert times.due(stamp, now) == "attempt in 1m"
+    assert times.due(Timestamp(), now) == ""

@@ -1,122 +1,114 @@
-"""The command tree and its global options.
-
-Commands are imported when they are called: `longshore up` does not wait for gRPC, nor for the
-display of the others.
-"""
+"""The command tree and its global options."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import ClassVar
 
 import typer
-from typer.core import TyperGroup
 
+from longshore.cli.group import USAGE, Group
 from longshore.cli.settings import Settings
 from longshore.cli.up import DEFAULT_LISTEN
 
-# A blank line between: help folds single line ends.
-EXIT_STATUSES = "\n\n".join(
+DEFAULT_TIMEOUT = 10.0
+# \b keeps the line ends of a paragraph.
+EXIT_STATUSES = "\n".join(
     (
+        "\b",
         "Exit status:",
-        "0 success",
-        "1 a job ended otherwise than SUCCEEDED (watch, submit), or drift is left (doctor)",
-        "2 wrong usage, or a request that was refused",
-        "3 not found",
-        "4 no service, or no answer in time",
-        "5 refused for now, such as by a full queue: try again later",
-        "130 interrupted",
+        "  0    success",
+        "  1    a job ended otherwise than SUCCEEDED (watch, submit), or drift is left (doctor)",
+        "  2    wrong usage, or a request that was refused",
+        "  3    not found",
+        "  4    no service, or no answer in time",
+        "  5    refused for now, such as by a full queue: try again later",
+        "  130  interrupted",
     )
 )
-_COMMANDS = {
-    "up": ("up", "up"),
-    "dev-cluster": ("dev_cluster", "dev_cluster"),
-    "submit": ("submit", "submit"),
-    "status": ("jobs", "status"),
-    "watch": ("jobs", "watch"),
-    "list": ("jobs", "list_"),
-    "cancel": ("jobs", "cancel"),
-    "retry": ("jobs", "retry"),
-    "queues": ("service", "queues"),
-    "pools": ("service", "pools"),
-    "dead-letters": ("dead_letters", "dead_letters"),
-    "workers": ("service", "workers"),
-    "drain": ("workers", "drain"),
-    "cordon": ("workers", "cordon"),
-    "uncordon": ("workers", "uncordon"),
-    "tasks": ("service", "tasks"),
-    "migrate": ("migrate", "migrate"),
-    "doctor": ("doctor", "doctor"),
-}
-"""Each command's module in this package, and its name there."""
-
-_GLOBAL_VALUES = ("--target", "--timeout")
-_GLOBAL_FLAGS = ("--json",)
 
 
-class Group(TyperGroup):
-    """Takes the global options behind the command too: `longshore status ID --json`."""
+class Commands(Group):
+    """All commands of `longshore`."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the help."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Imports the command, or gives None where there is none of that name."""
-        if cmd_name not in _COMMANDS:
-            return None
-        module, name = _COMMANDS[cmd_name]
-        found = getattr(import_module(f"longshore.cli.{module}"), name)
-        if not isinstance(found, typer.Typer):
-            function, found = found, typer.Typer(add_completion=False)
-            found.command(cmd_name)(function)
-        return typer.main.get_command(found)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Moves them to the front, where they are declared."""
-        return super().parse_args(ctx, _globals_first(args))
-
-
-def _globals_first(args: list[str]) -> list[str]:
-    before, separator, after = _partition(args, "--")
-    first: list[str] = []
-    rest: list[str] = []
-    words = iter(before)
-    for word in words:
-        if word in _GLOBAL_VALUES:
-            first += [word, *([value] if (value := next(words, None)) is not None else [])]
-        elif word in _GLOBAL_FLAGS or word.startswith(tuple(f"{o}=" for o in _GLOBAL_VALUES)):
-            first.append(word)
-        else:
-            rest.append(word)
-    return first + rest + separator + after
-
-
-def _partition(args: list[str], at: str) -> tuple[list[str], list[str], list[str]]:
-    index = args.index(at) if at in args else len(args)
-    return args[:index], args[index : index + 1], args[index + 1 :]
+    members: ClassVar = {
+        "up": ("up", "up"),
+        "dev-cluster": ("dev_cluster", "dev_cluster"),
+        "submit": ("submit", "submit"),
+        "status": ("jobs", "status"),
+        "watch": ("watch", "watch"),
+        "logs": ("logs", "logs"),
+        "list": ("jobs", "list_"),
+        "cancel": ("acting", "cancel"),
+        "retry": ("acting", "retry"),
+        "queues": ("service", "queues"),
+        "pools": ("service", "pools"),
+        "dead-letters": ("dead_letters", "dead_letters"),
+        "workers": ("service", "workers"),
+        "drain": ("workers", "drain"),
+        "cordon": ("workers", "cordon"),
+        "uncordon": ("workers", "uncordon"),
+        "tasks": ("service", "tasks"),
+        "migrate": ("migrate", "migrate"),
+        "doctor": ("doctor", "doctor"),
+        "help": ("help", "help_"),
+    }
 
 
 app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    invoke_without_command=True,
+    add_completion=True,
     epilog=EXIT_STATUSES,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Longshore runs long jobs: submit them, watch them, get their results.",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from longshore import __version__  # noqa: PLC0415  # reads the metadata of the package
+
+        typer.echo(f"longshore {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def settings(
     context: typer.Context,
     target: str = typer.Option(
-        DEFAULT_LISTEN, envvar="LONGSHORE_TARGET", help="HOST:PORT of the server."
+        DEFAULT_LISTEN,
+        envvar="LONGSHORE_TARGET",
+        metavar="TARGET",
+        help="The server: HOST or HOST:PORT, several as ipv4:A:PORT,B:PORT or dns:///NAME:PORT.",
     ),
-    json: bool = typer.Option(False, "--json", help="One JSON document a line, for programs."),
-    timeout: float = typer.Option(10.0, min=0.001, max=86400, help="Seconds for each call."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON document a line."),
+    wide: bool = typer.Option(False, "--wide", help="Print tables with all columns, uncut."),
+    timeout: float | None = typer.Option(
+        None,
+        min=0.001,
+        max=86400,
+        envvar="LONGSHORE_TIMEOUT",
+        metavar="SECONDS",
+        show_default=f"{DEFAULT_TIMEOUT:g}",
+        help="The longest time for each call. If it is given, a server that is not there is"
+        " waited for as long; if not, the command ends at once.",
+    ),
+    version: bool = typer.Option(  # noqa: ARG001  # its callback does it
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """Remembers the global options for the command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
     if not target.strip():
         raise typer.BadParameter("--target is empty; give HOST:PORT, or leave it out")
-    context.obj = Settings(target=target, timeout=timeout, json=json)
+    context.obj = Settings(
+        target=target,
+        timeout=DEFAULT_TIMEOUT if timeout is None else timeout,
+        patient=timeout is not None,
+        json=json,
+        wide=wide,
+    )

@@ -2,39 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import TypeVar
-
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from longshore.cli.tables import Column, Columns
+from longshore.cli.times import NONE, age, took
 from longshore.handle import is_terminal, state_name
 from longshore.v1 import job_pb2, pool_service_pb2, queue_service_pb2, task_service_pb2
-
-T = TypeVar("T", bound=Message)
-Columns = Sequence[tuple[str, Callable[[T], str]]]
-
-NONE = "-"
-
-
-def age(stamp: Timestamp, now: datetime | None = None) -> str:
-    """How long ago, in the largest unit that fits: 12s, 5m, 3h, 2d."""
-    if not stamp.seconds:
-        return NONE
-    seconds = (now or datetime.now(UTC)).timestamp() - stamp.seconds
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if abs(seconds) >= length:
-            return f"{int(seconds / length)}{unit}"
-    return f"{int(seconds)}s"
-
-
-def due(stamp: Timestamp, now: datetime | None = None) -> str:
-    """When the next attempt is due, such as "attempt in 5s"; empty where there is none."""
-    if not stamp.seconds:
-        return ""
-    passed = age(stamp, now)
-    return f"attempt in {passed[1:]}" if passed.startswith("-") else "attempt now"
 
 
 def bytes_(count: int) -> str:
@@ -150,64 +121,74 @@ def _redrive_state(redrive: queue_service_pb2.Redrive) -> str:
 
 
 JOB: Columns[job_pb2.Job] = (
-    ("ID", lambda job: job.job_id),
-    ("TASK", lambda job: job.spec.task),
-    ("QUEUE", lambda job: job.queue or NONE),
-    ("STATE", lambda job: state_name(job.state)),
-    ("AGE", lambda job: age(job.create_time)),
-    ("DETAIL", _detail),
+    Column("ID", lambda job: job.job_id),
+    Column("TASK", lambda job: job.spec.task, elastic=True),
+    Column("QUEUE", lambda job: job.queue or NONE, elastic=True, spare=True),
+    Column("STATE", lambda job: state_name(job.state)),
+    Column("AGE", lambda job: age(job.create_time)),
+    Column("RAN", lambda job: took(job.start_time, job.end_time), spare=True),
+    Column("DETAIL", _detail, elastic=True),
 )
 DEAD_LETTER: Columns[job_pb2.Job] = (
-    ("ID", lambda job: job.job_id),
-    ("TASK", lambda job: job.spec.task),
-    ("QUEUE", lambda job: job.queue or NONE),
-    ("RUN", lambda job: str(job.run)),
-    ("CAUSE", _cause),
-    ("ENDED", lambda job: age(job.end_time)),
-    ("DETAIL", _detail),
+    Column("ID", lambda job: job.job_id),
+    Column("TASK", lambda job: job.spec.task, elastic=True),
+    Column("QUEUE", lambda job: job.queue or NONE, elastic=True, spare=True),
+    Column("RUN", lambda job: str(job.run), spare=True),
+    Column("CAUSE", _cause, elastic=True),
+    Column("ENDED", lambda job: age(job.end_time)),
+    Column("DETAIL", _detail, elastic=True),
 )
 REDRIVE: Columns[queue_service_pb2.Redrive] = (
-    ("ID", lambda redrive: redrive.redrive_id),
-    ("STATE", _redrive_state),
-    ("DONE", lambda redrive: f"{redrive.redriven} of {redrive.total}"),
-    ("FAILED", lambda redrive: str(redrive.failed)),
-    ("PER SECOND", lambda redrive: _rate(redrive.rate)),
-    ("AGE", lambda redrive: age(redrive.create_time)),
-    ("ACTOR", lambda redrive: redrive.actor),
-    ("REASON", lambda redrive: redrive.reason),
-    ("STOPPED", lambda redrive: redrive.stop_reason),
+    Column("ID", lambda redrive: redrive.redrive_id),
+    Column("STATE", _redrive_state),
+    Column("DONE", lambda redrive: f"{redrive.redriven} of {redrive.total}"),
+    Column("FAILED", lambda redrive: str(redrive.failed)),
+    Column("PER SECOND", lambda redrive: _rate(redrive.rate), spare=True),
+    Column("AGE", lambda redrive: age(redrive.create_time), spare=True),
+    Column("ACTOR", lambda redrive: redrive.actor, elastic=True, spare=True),
+    Column("REASON", lambda redrive: redrive.reason, elastic=True, spare=True),
+    Column("STOPPED", lambda redrive: redrive.stop_reason, elastic=True),
 )
 QUEUE: Columns[queue_service_pb2.Queue] = (
-    ("QUEUE", lambda queue: queue.name),
-    ("WAITING", lambda queue: str(queue.waiting)),
-    ("LIMIT", lambda queue: str(queue.maximum_waiting or NONE)),
-    ("ACTIVE", lambda queue: str(queue.active)),
-    ("PER SECOND", lambda queue: _rate(queue.drain_rate)),
-    ("PAUSED", lambda queue: (queue.pause_reason or "yes") if queue.paused else NONE),
+    Column("QUEUE", lambda queue: queue.name),
+    Column("WAITING", lambda queue: str(queue.waiting)),
+    Column("LIMIT", lambda queue: str(queue.maximum_waiting or NONE)),
+    Column("ACTIVE", lambda queue: str(queue.active)),
+    Column("PER SECOND", lambda queue: _rate(queue.drain_rate)),
+    Column(
+        "PAUSED",
+        lambda queue: (queue.pause_reason or "yes") if queue.paused else NONE,
+        elastic=True,
+    ),
 )
 POOL: Columns[pool_service_pb2.Pool] = (
-    ("POOL", lambda pool: pool.name),
-    ("READY", lambda pool: str(pool.ready_workers)),
-    ("STARTING", lambda pool: str(pool.starting_workers)),
-    ("MIN", lambda pool: str(pool.minimum_workers)),
-    ("MAX", lambda pool: str(pool.maximum_workers)),
-    ("ATTEMPTS", lambda pool: str(pool.active_attempts)),
-    ("EACH", lambda pool: resources(pool.worker_resources)),
-    ("NOTE", lambda pool: "simulated devices" if pool.simulated else ""),
+    Column("POOL", lambda pool: pool.name),
+    Column("READY", lambda pool: str(pool.ready_workers)),
+    Column("STARTING", lambda pool: str(pool.starting_workers)),
+    Column("MIN", lambda pool: str(pool.minimum_workers)),
+    Column("MAX", lambda pool: str(pool.maximum_workers)),
+    Column("ATTEMPTS", lambda pool: str(pool.active_attempts)),
+    Column("EACH", lambda pool: resources(pool.worker_resources), elastic=True),
+    Column("NOTE", lambda pool: "simulated devices" if pool.simulated else "", elastic=True),
 )
 WORKER: Columns[pool_service_pb2.Worker] = (
-    ("ID", lambda worker: worker.worker_id),
-    ("POOL", lambda worker: worker.pool),
-    ("STATE", _worker_state),
-    ("BUILD", lambda worker: worker.build or NONE),
-    ("NODE", lambda worker: worker.node),
-    ("ATTEMPTS", lambda worker: str(worker.active_attempts)),
-    ("HEARD", lambda worker: age(worker.heartbeat_time)),
-    ("DEVICES", lambda worker: ", ".join(device.name for device in worker.devices) or NONE),
+    Column("ID", lambda worker: worker.worker_id),
+    Column("POOL", lambda worker: worker.pool, elastic=True),
+    Column("STATE", _worker_state),
+    Column("BUILD", lambda worker: worker.build or NONE, elastic=True, spare=True),
+    Column("NODE", lambda worker: worker.node, elastic=True),
+    Column("ATTEMPTS", lambda worker: str(worker.active_attempts), spare=True),
+    Column("HEARD", lambda worker: age(worker.heartbeat_time)),
+    Column(
+        "DEVICES",
+        lambda worker: ", ".join(device.name for device in worker.devices) or NONE,
+        elastic=True,
+        spare=True,
+    ),
 )
 TASK: Columns[task_service_pb2.Task] = (
-    ("TASK", lambda task: task.name),
-    ("QUEUE", lambda task: task.queue or NONE),
-    ("NEEDS", lambda task: resources(task.resources)),
-    ("DESCRIPTION", lambda task: task.description),
+    Column("TASK", lambda task: task.name),
+    Column("QUEUE", lambda task: task.queue or NONE, spare=True),
+    Column("NEEDS", lambda task: resources(task.resources), elastic=True),
+    Column("DESCRIPTION", lambda task: task.description, elastic=True),
 )

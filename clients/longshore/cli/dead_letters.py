@@ -6,23 +6,30 @@ import typer
 
 from longshore.aio import AsyncClient
 from longshore.cli import columns
+from longshore.cli.group import Command
+from longshore.cli.jobs import PAGE, QUEUE, TASK
 from longshore.cli.output import Output, to_json
 from longshore.cli.parsing import failure_class, moment
 from longshore.cli.session import run
 from longshore.letters import Selection
 from longshore.v1 import queue_service_pb2
 
-QUEUE = typer.Option(None, "--queue", help="Only of this queue.")
-TASK = typer.Option(None, "--task", help="Only of this task.")
 CAUSE = typer.Option(
-    None, "--failure-class", help="Only whose last attempt ended so, such as CRASH."
+    None,
+    "--failure-class",
+    metavar="CLASS",
+    help="Only whose last attempt ended so, such as CRASH.",
 )
-AFTER = typer.Option(None, "--ended-after", help="Such as 2026-01-31T18:00, or 2h for ago.")
-BEFORE = typer.Option(None, "--ended-before", help="Such as 2026-01-31T18:00, or 2h for ago.")
-REASON = typer.Option("", help="Why; is recorded. Must be given with --yes.")
-LIMIT = typer.Option(50, min=0, help="The most to show; 0 shows all.")
+AFTER = typer.Option(
+    None, "--ended-after", metavar="TIME", help="Such as 2026-01-31T18:00, or 2h for ago."
+)
+BEFORE = typer.Option(
+    None, "--ended-before", metavar="TIME", help="Such as 2026-01-31T18:00, or 2h for ago."
+)
+REASON = typer.Option("", metavar="TEXT", help="Why; is recorded. Must be given with --yes.")
+LIMIT = typer.Option(50, min=0, metavar="N", help="The most to show; 0 shows all.")
 
-dead_letters = typer.Typer(name="dead-letters", add_completion=False, no_args_is_help=True)
+dead_letters = typer.Typer(name="dead-letters", no_args_is_help=True, rich_markup_mode=None)
 
 
 @dead_letters.callback()
@@ -30,7 +37,7 @@ def _about() -> None:
     """Show, run again or delete jobs whose attempts are used up."""
 
 
-@dead_letters.command("list")
+@dead_letters.command("list", cls=Command)
 def list_(
     context: typer.Context,
     queue: str | None = QUEUE,
@@ -44,13 +51,13 @@ def list_(
     selection = _selection(queue, task, cause, ended_after, ended_before)
 
     async def command(client: AsyncClient, output: Output) -> None:
-        found = client.dead_letters(page_size=min(limit, 200) or 200, **selection)
+        found = client.dead_letters(page_size=min(limit + 1, PAGE) if limit else PAGE, **selection)
         await output.show_first(columns.DEAD_LETTER, found, limit)
 
     run(context, command)
 
 
-@dead_letters.command()
+@dead_letters.command(cls=Command)
 def redrive(
     context: typer.Context,
     queue: str | None = QUEUE,
@@ -59,9 +66,11 @@ def redrive(
     ended_after: str | None = AFTER,
     ended_before: str | None = BEFORE,
     *,
-    rate: float = typer.Option(10.0, help="Jobs per second, 0.1 to 1000."),
+    rate: float = typer.Option(10.0, metavar="N", help="Jobs per second, 0.1 to 1000."),
     maximum_failure_share: float = typer.Option(
-        0.0, help="Stop once more than this share has failed again, such as 0.2; 0 goes on."
+        0.0,
+        metavar="SHARE",
+        help="Stop once more than this share has failed again, such as 0.2; 0 goes on.",
     ),
     reason: str = REASON,
     yes: bool = typer.Option(False, "--yes", help="Do it; else only count, and show some."),
@@ -88,7 +97,7 @@ def redrive(
     run(context, command)
 
 
-@dead_letters.command()
+@dead_letters.command(cls=Command)
 def purge(
     context: typer.Context,
     queue: str | None = QUEUE,
@@ -113,22 +122,22 @@ def purge(
     run(context, command)
 
 
-@dead_letters.command()
+@dead_letters.command(cls=Command)
 def redrives(context: typer.Context, limit: int = LIMIT) -> None:
     """List redrives and how far they are, the newest first."""
 
     async def command(client: AsyncClient, output: Output) -> None:
-        found = client.redrives(page_size=min(limit, 200) or 200)
+        found = client.redrives(page_size=min(limit + 1, PAGE) if limit else PAGE)
         await output.show_first(columns.REDRIVE, found, limit)
 
     run(context, command)
 
 
-@dead_letters.command()
+@dead_letters.command(cls=Command)
 def stop(
     context: typer.Context,
     redrive_id: str = typer.Argument(metavar="ID", help="The redrive."),
-    reason: str = typer.Option("", help="Why; is recorded."),
+    reason: str = typer.Option("", metavar="TEXT", help="Why; is recorded."),
 ) -> None:
     """Stop a redrive; what it has queued stays queued."""
 

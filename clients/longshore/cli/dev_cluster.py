@@ -14,16 +14,23 @@ DEFAULT_DATA = Path("~/.local/share/longshore-dev-cluster")
 def dev_cluster(
     *,
     data: Annotated[
-        Path, typer.Option(help="Where the database, the artifacts and the logs lie.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Where the database, the artifacts and the logs lie."),
     ] = DEFAULT_DATA,
-    servers: int = typer.Option(2, min=1, help="How many longshore-server."),
-    schedulers: int = typer.Option(2, min=1, help="How many longshore-scheduler; one leads."),
-    nodes: int = typer.Option(2, min=1, help="How many Ray nodes."),
+    servers: int = typer.Option(2, min=1, metavar="N", help="How many longshore-server."),
+    schedulers: int = typer.Option(
+        2, min=1, metavar="N", help="How many longshore-scheduler; one leads."
+    ),
+    nodes: int = typer.Option(2, min=1, metavar="N", help="How many Ray nodes."),
     config: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings: a TOML file.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Settings: a TOML file."),
     ] = None,
 ) -> None:
-    """Start Postgres, Redis, Ray nodes, servers and schedulers here, until interrupted."""
+    """Run a distributed deployment on this machine, to try it.
+
+    Postgres, Redis, Ray nodes, servers and schedulers run until the command is interrupted.
+    """
     try:
         module = importlib.import_module("longshore_embedded.dev_cluster")
         options = module.DevClusterOptions(

@@ -40,21 +40,31 @@ def doctor(
     store: str | None = typer.Option(
         None,
         envvar="LONGSHORE_STORE",
+        metavar="URL",
         help="The URL of the store, such as postgresql://HOST/DB.",
         show_default="SQLite",
     ),
-    data: Annotated[Path, typer.Option(help="The data folder of `longshore up`.")] = DEFAULT_DATA,
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The data folder of `longshore up`.")
+    ] = DEFAULT_DATA,
     repair: bool = typer.Option(
         False, "--repair", help="Mend counters, rows of jobs that are gone, claims of nobody."
     ),
     ray: str | None = typer.Option(
-        None, help="Ask its workers too: HOST:PORT of Ray, or auto. The token is RAY_AUTH_TOKEN."
+        None,
+        metavar="ADDRESS",
+        help="Ask its workers too: HOST:PORT of Ray, or auto. The token is RAY_AUTH_TOKEN.",
     ),
     cluster: str | None = typer.Option(
-        None, help="The name of the deployment on that cluster.", show_default="the store's"
+        None,
+        metavar="NAME",
+        help="The name of the deployment on that cluster.",
+        show_default="the store's",
     ),
 ) -> None:
-    """Count again what must be true of the store, beside a running service or without one.
+    """Check the store, beside a running service or without one.
+
+    The command counts again what must be true.
 
     Exit status: 0 clean, or all that was found is mended; 1 drift is left; 2 wrong usage; 4 the
     store or the cluster cannot be asked.

@@ -1,34 +1,52 @@
-"""`longshore status | watch | list | cancel | retry`."""
+"""`longshore status | list`, and which jobs a command is about."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import typer
-from google.rpc.error_details_pb2 import DebugInfo
 
 from longshore.aio import AsyncClient
-from longshore.cli import columns
-from longshore.cli.live import follow
+from longshore.cli import columns, details
 from longshore.cli.output import Output, to_json
-from longshore.cli.parsing import pairs
+from longshore.cli.parsing import failure_class, pairs
 from longshore.cli.session import exit_status, run
 from longshore.errors import LongshoreError
-from longshore.handle import state_name
 from longshore.v1 import job_pb2, job_service_pb2
 
 T = TypeVar("T")
-IDS = typer.Argument(metavar="ID...", help="Ids of jobs.")
+PAGE = 200
+IDS = typer.Argument(metavar="ID", help="Ids of jobs.")
+STATE = typer.Option(
+    None, "--state", metavar="STATE", help="Only in this state, such as RUNNING. Repeatable."
+)
+QUEUE = typer.Option(None, "--queue", metavar="NAME", help="Only of this queue.")
+TASK = typer.Option(None, "--task", metavar="NAME", help="Only of this task.")
+LABELS = typer.Option(
+    None, "--label", metavar="K=V", help="Only with this label. Repeatable: all must be there."
+)
+FILTER = typer.Option(
+    "",
+    "--filter",
+    metavar="FILTER",
+    help="Such as 'create_time >= \"2026-01-31T00:00:00Z\"'; see longshore help filter.",
+)
 
 
-def status(context: typer.Context, ids: list[str] = IDS) -> None:
-    """Show jobs: state, progress, attempts, outcome."""
+def status(
+    context: typer.Context,
+    ids: list[str] = IDS,
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Also the traceback of each failed attempt, and all text."
+    ),
+) -> None:
+    """Show jobs: state, times, progress, attempts, outcome."""
 
     async def command(client: AsyncClient, output: Output) -> int:
-        found, exit_with = await _each(output, ids, client.status)
+        found, exit_with = await each(output, ids, client.status)
         if output.json:
             for response in found:
                 output.document(to_json(response))
@@ -36,98 +54,76 @@ def status(context: typer.Context, ids: list[str] = IDS) -> None:
             output.show(columns.JOB, [response.job for response in found])
         else:
             for response in found:
-                _show_details(output, response)
+                for line in details.lines(response, verbose=verbose):
+                    output.line(line)
         return exit_with
 
     run(context, command)
-
-
-def watch(
-    context: typer.Context,
-    ids: list[str] = IDS,
-    logs: bool = typer.Option(False, "--logs", help="Also the output of the tasks."),
-) -> None:
-    """Watch jobs live until all have ended.
-
-    Exits with 1 where one ended otherwise than SUCCEEDED.
-    """
-    run(context, lambda client, output: follow(client, output, ids, logs=logs))
 
 
 def list_(
     context: typer.Context,
     *,
-    state: Annotated[list[str] | None, typer.Option(help="Such as RUNNING. Repeatable.")] = None,
-    queue: str | None = typer.Option(None),
-    task: str | None = typer.Option(None),
-    labels: Annotated[
-        list[str] | None, typer.Option("--label", metavar="K=V", help="Repeatable.")
-    ] = None,
-    filter_: str = typer.Option(
-        "", "--filter", help="Such as 'create_time >= \"2026-01-31T00:00:00Z\"'."
+    state: list[str] | None = STATE,
+    queue: str | None = QUEUE,
+    task: str | None = TASK,
+    labels: list[str] | None = LABELS,
+    filter_: str = FILTER,
+    cause: str | None = typer.Option(
+        None,
+        "--failure-class",
+        metavar="CLASS",
+        help="Only jobs whose last failed attempt ended so, such as CRASH.",
     ),
-    limit: int = typer.Option(50, min=0, help="The most jobs to show; 0 shows all."),
+    limit: int = typer.Option(
+        50, min=0, metavar="N", help="The most jobs to show; 0 shows all of them."
+    ),
+    all_: bool = typer.Option(False, "--all", help="Show all jobs."),
 ) -> None:
-    """List jobs, the newest first."""
-    terms = _terms(filter_, state or (), {"queue": queue, "task": task}, pairs(labels or ()))
+    """List jobs, the newest first.
+
+    `longshore help filter` tells how to write a filter.
+    """
+    chosen = terms_of(filter_, state, queue, task, labels)
+    wanted, most = failure_class(cause), 0 if all_ else limit
 
     async def command(client: AsyncClient, output: Output) -> None:
-        page_size = min(limit, 200) or 200
-        found = client.list(" AND ".join(terms), page_size=page_size)
-        await output.show_first(columns.JOB, found, limit)
+        # The attempts tell the failure; the BASIC view leaves them out.
+        view = job_service_pb2.JOB_VIEW_FULL if wanted else job_service_pb2.JOB_VIEW_BASIC
+        size = min(most + 1, PAGE) if most else PAGE
+        found = client.list(chosen, page_size=size, view=view)
+        kept = found if wanted is None else _failed_as(found, wanted)
+        await output.show_first(columns.JOB, kept, most)
 
     run(context, command)
 
 
-def cancel(
-    context: typer.Context,
-    ids: list[str] = IDS,
-    reason: str = typer.Option("", help="Why; goes to the log and the worker."),
-    force: bool = typer.Option(False, "--force", help="Kill at once, without the grace."),
-) -> None:
-    """Ask for jobs to be cancelled."""
-
-    async def command(client: AsyncClient, output: Output) -> int:
-        async def cancelled(job_id: str) -> job_pb2.Job:
-            return await client.cancel(job_id, reason, force=force)
-
-        found, exit_with = await _each(output, ids, cancelled)
-        output.show(columns.JOB, found)
-        return exit_with
-
-    run(context, command)
+async def _failed_as(jobs: AsyncIterator[job_pb2.Job], wanted: int) -> AsyncIterator[job_pb2.Job]:
+    async for job in jobs:
+        failed = [a.failure_class for a in job.attempts if a.failure_class]
+        if failed[-1:] == [wanted]:
+            yield job
 
 
-def retry(
-    context: typer.Context,
-    ids: list[str] = IDS,
-    reason: str = typer.Option("", help="Why; is recorded."),
-) -> None:
-    """Run ended jobs again, under the same ids."""
-
-    async def command(client: AsyncClient, output: Output) -> int:
-        async def retried(job_id: str) -> job_pb2.Job:
-            return await client.retry(job_id, reason)
-
-        found, exit_with = await _each(output, ids, retried)
-        output.show(columns.JOB, found)
-        return exit_with
-
-    run(context, command)
-
-
-def _terms(
-    given: str, states: Sequence[str], fields: dict[str, str | None], labels: dict[str, str]
-) -> list[str]:
-    """The parts of a filter, in the grammar of ListJobs."""
+def terms_of(
+    given: str,
+    states: Sequence[str] | None,
+    queue: str | None,
+    task: str | None,
+    labels: Sequence[str] | None,
+) -> str:
+    """One filter of all options, in the grammar of ListJobs."""
     terms = [given] if given else []
     if states:
         terms.append(f"state:({', '.join(name.upper() for name in states)})")
-    named = {**fields, **{f"labels.{name}": value for name, value in labels.items()}}
-    return terms + [f"{name} = {json.dumps(value)}" for name, value in named.items() if value]
+    named = {"queue": queue, "task": task}
+    named |= {f"labels.{name}": value for name, value in pairs(labels or ()).items()}
+    return " AND ".join(
+        terms + [f"{name} = {json.dumps(value)}" for name, value in named.items() if value]
+    )
 
 
-async def _each(
+async def each(
     output: Output, ids: Sequence[str], call: Callable[[str], Awaitable[T]]
 ) -> tuple[list[T], int]:
     """The answers of those that gave one, and the exit status; the errors are shown."""
@@ -144,59 +140,3 @@ async def _each(
         output.error(error)
     found = [answer for answer in answers if not isinstance(answer, LongshoreError)]
     return found, exit_status(errors[0]) if errors else 0
-
-
-def _show_details(output: Output, response: job_service_pb2.StatusResponse) -> None:
-    job = response.job
-    facts = {
-        "id": job.job_id,
-        "task": job.spec.task,
-        "queue": job.queue,
-        "state": state_name(job.state),
-        "waits": columns.placement(response.placement),
-        "progress": columns.progress(job.progress),
-        "age": columns.age(job.create_time),
-        "next": columns.due(job.next_attempt_time),
-        "failures": columns.failures(job.failure_counts),
-        "error": job.error.message,
-        "result": job.result.value,
-    }
-    for name, value in facts.items():
-        if value:
-            output.line(f"{name:<9} {value}")
-    for name, ref in sorted(job.result.artifacts.items()):
-        output.line(f"{'artifact':<9} {_artifact(name, ref)}")
-    for attempt in job.attempts:
-        output.line(f"{'attempt':<9} {_attempt(attempt, job.error.message)}")
-    for line in _traceback(job):
-        output.line(line)
-
-
-def _artifact(name: str, ref: job_pb2.PayloadRef) -> str:
-    """The name, the size, the address, and what to check the file with."""
-    digest = f" sha256:{ref.sha256.hex()}" if ref.sha256 else ""
-    return f"{name} ({columns.bytes_(ref.size_bytes)}) {ref.uri}{digest}"
-
-
-def _attempt(attempt: job_pb2.Attempt, outcome: str) -> str:
-    """Where it ran and how it failed; not in words where the job ended with the same ones."""
-    failure = columns.failure_class(attempt.failure_class)
-    said = attempt.error.message
-    why = f": {columns.headline(said)}" if said not in ("", outcome) else ""
-    parts = [
-        f"{attempt.number} on {attempt.worker_id or 'no worker'}",
-        ", ".join(attempt.devices),
-        failure + why if attempt.failure_class else "",
-    ]
-    return " ".join(part for part in parts if part)
-
-
-def _traceback(job: job_pb2.Job) -> Iterator[str]:
-    """Where task code failed; nothing for a PermanentError, by which it says why itself."""
-    if job.attempts and job.attempts[-1].failure_class == job_pb2.FAILURE_CLASS_PERMANENT:
-        return
-    info = DebugInfo()
-    for detail in job.error.details:
-        if detail.Unpack(info):
-            yield "traceback"
-            yield from (f"  {line}" for line in "\n".join(info.stack_entries).splitlines())

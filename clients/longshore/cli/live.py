@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from longshore.aio import AsyncClient
+from longshore.cli import logs
 from longshore.cli.columns import failure_class, headline, last_word, placement, progress
 from longshore.cli.output import Output, to_json
 from longshore.cli.session import exit_status
+from longshore.cli.times import clock
 from longshore.errors import LongshoreError
 from longshore.handle import JobHandle, is_terminal, state_name
 from longshore.v1 import job_pb2, watch_pb2
 from longshore.watching import Event
+
+_BAR = 16
+_WIDE = 120
+"""Columns from which on a bar has room for whole ids."""
 
 
 class Display(Protocol):
@@ -58,22 +65,33 @@ class Lines:
 
     def show(self, handle: JobHandle, event: Event) -> None:
         """One line, or one for each log line."""
+        at = clock(event.event_time)
         for text in texts(handle.job, event):
-            self._output.line(f"{handle.id} {text}")
+            self._output.line(" ".join(part for part in (handle.id, at, text) if part))
 
 
 class Bars:
-    """One bar for each job; log lines go by above."""
+    """One bar for each job; log lines go by above.
 
-    def __init__(self, output: Output) -> None:
+    Args:
+        count: how many jobs there will be. One alone needs no name.
+    """
+
+    def __init__(self, output: Output, count: int) -> None:
+        cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        whole = Column(no_wrap=True)
+        name = [TextColumn("{task.fields[job]}", markup=False, table_column=whole)]
         self._bars = Progress(
-            TextColumn("{task.fields[job]}", markup=False),
-            TextColumn("{task.fields[state]:<13}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
-            TimeElapsedColumn(),
+            *(name if count > 1 else []),
+            TextColumn("{task.fields[state]}", markup=False, table_column=whole),
+            BarColumn(bar_width=_BAR),
+            TextColumn("{task.fields[text]}", markup=False, table_column=cut),
+            TimeElapsedColumn(table_column=whole),
             console=output.out,
+            expand=True,
         )
+        self._short = output.out.width < _WIDE
+        self._named = count > 1
         self._rows: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -86,12 +104,13 @@ class Bars:
     def show(self, handle: JobHandle, event: Event) -> None:
         """Moves the bar of the job."""
         if event.HasField("log_chunk"):
-            for line in event.log_chunk.lines:
-                self._bars.console.print(f"{handle.id} {line}", markup=False)
+            name = f"{self._name(handle)} " if self._named else ""
+            for line in logs.texts(event):
+                self._bars.console.print(f"{name}{line}", markup=False)
             return
         row = self._rows.get(handle.id)
         if row is None:
-            row = self._bars.add_task("", total=None, job=handle.id, state="", text="")
+            row = self._bars.add_task("", total=None, job=self._name(handle), state="", text="")
             self._rows[handle.id] = row
         job = handle.job
         known = job.progress.HasField("fraction") or is_terminal(job)
@@ -104,6 +123,10 @@ class Bars:
         )
         if is_terminal(job):
             self._bars.stop_task(row)
+
+    def _name(self, handle: JobHandle) -> str:
+        """The end of an id tells jobs apart: its beginning is the time."""
+        return f"…{handle.id[-8:]}" if self._short and len(handle.id) > 8 else handle.id
 
 
 def texts(job: job_pb2.Job, event: Event) -> list[str]:
@@ -119,19 +142,12 @@ def texts(job: job_pb2.Job, event: Event) -> list[str]:
         case "progress":
             return [f"{state} {progress(event.progress)}"]
         case "log_chunk":
-            return [f"| {line}" for line in event.log_chunk.lines]
+            return [f"| {line}" for line in logs.texts(event)]
         case "gap":
-            gap = event.gap
-            why = _gap_reason(gap.reason)
-            return [f"events {gap.first_sequence} to {gap.last_sequence} are gone: {why}"]
+            return logs.texts(event)
         case "terminal":
             return [" ".join([f"ended {state}", last_word(job)]).strip()]
     return []
-
-
-def _gap_reason(value: watch_pb2.Gap.Reason.ValueType) -> str:
-    known = value in watch_pb2.Gap.Reason.values()
-    return watch_pb2.Gap.Reason.Name(value).removeprefix("REASON_") if known else str(value)
 
 
 def _ordered(change: watch_pb2.StateChange) -> str:
@@ -169,15 +185,15 @@ def _newest(job: job_pb2.Job, event: Event) -> str:
     return progress(job.progress)
 
 
-def display(output: Output) -> Display:
+def display(output: Output, count: int) -> Display:
     """The display that suits the reader."""
     if output.json:
         return JsonLines(output)
-    return Bars(output) if output.live else Lines(output)
+    return Bars(output, count) if output.live else Lines(output)
 
 
 async def follow(
-    client: AsyncClient, output: Output, ids: Sequence[str], *, logs: bool = False
+    client: AsyncClient, output: Output, ids: Sequence[str], *, with_logs: bool = False
 ) -> int:
     """Watches jobs until all have ended.
 
@@ -189,8 +205,8 @@ async def follow(
     asked = await asyncio.gather(*(_find(client, job_id) for job_id in dict.fromkeys(ids)))
     failures = _told(output, asked)
     handles = [handle for handle in asked if isinstance(handle, JobHandle)]
-    with display(output) as shown:
-        ends = await asyncio.gather(*(_follow_one(shown, handle, logs) for handle in handles))
+    with display(output, len(handles)) as shown:
+        ends = await asyncio.gather(*(_follow_one(shown, handle, with_logs) for handle in handles))
     failures += _told(output, ends)
     if failures:
         return exit_status(failures[0])
@@ -212,9 +228,9 @@ async def _find(client: AsyncClient, job_id: str) -> JobHandle | LongshoreError:
         return error
 
 
-async def _follow_one(shown: Display, handle: JobHandle, logs: bool) -> int | LongshoreError:
+async def _follow_one(shown: Display, handle: JobHandle, with_logs: bool) -> int | LongshoreError:
     try:
-        async for event in handle.watch(include_logs=logs):
+        async for event in handle.watch(include_logs=with_logs):
             shown.show(handle, event)
     except LongshoreError as error:
         # The others are watched to their end.

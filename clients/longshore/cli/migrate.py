@@ -11,11 +11,12 @@ def migrate(
     store: str = typer.Option(
         ...,
         envvar="LONGSHORE_STORE",
+        metavar="URL",
         help="The URL of the store, such as postgresql://HOST/DB.",
         show_envvar=True,
     ),
 ) -> None:
-    """Migrate the database of a store to this release, or make a new one.
+    """Bring a database to the schema of this release, or make it.
 
     Processes of the last release go on beside it; start those of this one afterwards.
     """

@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 # Registers the details of errors, so that an Any that carries one can be shown.
 from google.rpc import error_details_pb2  # noqa: F401
 from rich.console import Console
-from rich.table import Table
 
-from longshore.cli.columns import Columns
+from longshore.cli import tables
+from longshore.cli.tables import Columns
 from longshore.errors import LimitExceeded, LongshoreError, RequestError
 
 T = TypeVar("T", bound=Message)
@@ -48,12 +48,14 @@ class Output:
 
     Attributes:
         json: True writes one JSON document a line.
+        wide: True shows every column of a table, uncut.
         out: the standard output.
         err: the standard error.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, wide: bool = False) -> None:
         self.json = as_json
+        self.wide = wide
         # No markup: a label may well contain square brackets.
         self.out = Console(markup=False, highlight=False, emoji=False)
         self.err = Console(markup=False, highlight=False, emoji=False, stderr=True)
@@ -72,6 +74,10 @@ class Output:
         if not self.json and self.err.is_terminal:
             self.err.print(text, style="dim")
 
+    def tell(self, text: str) -> None:
+        """One line that also a program's log should hold; to the standard error, as JSON or not."""
+        typer.echo(json.dumps({"note": text}) if self.json else f"longshore: {text}", err=True)
+
     def document(self, value: dict[str, Any]) -> None:
         """One JSON document on one line."""
         typer.echo(json.dumps(value, ensure_ascii=False))
@@ -84,27 +90,28 @@ class Output:
         elif self.live:
             self._table(columns, messages)
         else:
-            self.line("\t".join(title for title, _ in columns))
+            self.line("\t".join(column.title for column in columns))
             for message in messages:
-                self.line("\t".join(_one_line(cell(message)) for _, cell in columns))
+                self.line("\t".join(column.text(message) for column in columns))
 
     async def show_first(self, columns: Columns[T], messages: AsyncIterator[T], limit: int) -> None:
-        """The first of a list as `show` does, all of them where limit is 0. JSON goes out as it
-        comes in, so that a list of any length takes little memory."""
+        """The first of a list as `show` does, all of them if limit is 0; says if there are more.
+
+        JSON goes out as it comes in, so that a list of any length takes little memory.
+        """
         if self.json:
             async for message in _at_most(limit, messages):
                 self.document(to_json(message))
         else:
             self.show(columns, [message async for message in _at_most(limit, messages)])
+        if limit and await anext(messages, None) is not None:
+            self.tell(f"there are more than these {limit}: --limit N shows more, --all shows all")
 
     def _table(self, columns: Columns[T], messages: Iterable[T]) -> None:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title, _ in columns:
-            # An id that is cut short can't be copied.
-            table.add_column(title, no_wrap=title == "ID", overflow="fold")
-        for message in messages:
-            table.add_row(*(cell(message) for _, cell in columns))
-        self.out.print(table)
+        head, *rows = tables.rows(columns, messages, None if self.wide else self.out.width)
+        self.out.print(head, style="bold", soft_wrap=True)
+        for row in rows:
+            self.out.print(row, soft_wrap=True)
 
     def error(self, error: LongshoreError) -> None:
         """An expected error: one line and one for each bad field, or one JSON object."""

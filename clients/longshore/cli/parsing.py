@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
@@ -93,10 +93,8 @@ def moment(text: str | None) -> datetime | None:
     """A time that has passed: "2026-01-31T18:00", local without a zone, or "2h" for so long ago."""
     if text is None:
         return None
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        pass
+    if (time := _local(text)) is not None:
+        return time
     try:
         return datetime.now().astimezone() - timedelta(seconds=duration(text))
     except (typer.BadParameter, OverflowError):
@@ -124,9 +122,26 @@ def schedule(delay: str | None, at: str | None) -> datetime | timedelta | None:
         return timedelta(seconds=duration(delay))
     if at is None:
         return None
+    if (time := _local(at)) is not None:
+        return time
+    raise typer.BadParameter(f"{at!r} is no time; write 2026-01-31T18:00 or 2026-01-31T18:00:00Z")
+
+
+def _local(text: str) -> datetime | None:
+    """A time as it is written, in the zone of this machine if it names none; None if it is no
+    time. A local time that comes twice, or never, when clocks change, is refused."""
     try:
-        return datetime.fromisoformat(at).astimezone()
-    except ValueError:
-        raise typer.BadParameter(
-            f"{at!r} is no time; write 2026-01-31T18:00 or 2026-01-31T18:00:00Z"
-        ) from None
+        given = datetime.fromisoformat(text)
+        if given.tzinfo is not None:
+            return given.astimezone()
+        first, second = (given.replace(fold=fold).astimezone() for fold in (0, 1))
+    except (ValueError, OverflowError):
+        return None
+    if first.utcoffset() == second.utcoffset():
+        return first
+    why = "comes twice" if first.replace(tzinfo=None) == given else "never comes"
+    early, late = sorted(f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for time in (first, second))
+    raise typer.BadParameter(
+        f"{text!r} {why} here, because clocks change; write which moment is meant, with a zone:"
+        f" {early} or {late}"
+    )

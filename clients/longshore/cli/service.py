@@ -8,13 +8,12 @@ import typer
 
 from longshore.aio import AsyncClient
 from longshore.cli import columns
+from longshore.cli.group import Command
 from longshore.cli.output import Output, to_json
 from longshore.cli.session import run
 from longshore.v1 import task_service_pb2
 
-queues = typer.Typer(
-    name="queues", add_completion=False, invoke_without_command=True, no_args_is_help=False
-)
+queues = typer.Typer(name="queues", invoke_without_command=True, rich_markup_mode=None)
 
 
 @queues.callback()
@@ -29,11 +28,11 @@ def list_queues(context: typer.Context) -> None:
     run(context, command)
 
 
-@queues.command()
+@queues.command(cls=Command)
 def pause(
     context: typer.Context,
-    name: str = typer.Argument(help="The queue."),
-    reason: str = typer.Option("", help="Why; is shown to who waits."),
+    name: str = typer.Argument(metavar="QUEUE", help="The queue."),
+    reason: str = typer.Option("", metavar="TEXT", help="Why; is shown to those who wait."),
 ) -> None:
     """Start nothing more from a queue; what runs goes on, and jobs are still accepted."""
 
@@ -43,8 +42,10 @@ def pause(
     run(context, command)
 
 
-@queues.command()
-def resume(context: typer.Context, name: str = typer.Argument(help="The queue.")) -> None:
+@queues.command(cls=Command)
+def resume(
+    context: typer.Context, name: str = typer.Argument(metavar="QUEUE", help="The queue.")
+) -> None:
     """Start jobs of a paused queue again."""
 
     async def command(client: AsyncClient, output: Output) -> None:
@@ -63,7 +64,7 @@ def pools(context: typer.Context) -> None:
 
 
 def workers(
-    context: typer.Context, pool: str = typer.Option("", help="Only of this pool.")
+    context: typer.Context, pool: str = typer.Option("", metavar="POOL", help="Only of this pool.")
 ) -> None:
     """Show workers."""
 
@@ -75,7 +76,7 @@ def workers(
 
 def tasks(
     context: typer.Context,
-    name: str | None = typer.Argument(None, help="One task, with its schemas."),
+    name: str | None = typer.Argument(None, metavar="TASK", help="One task, with its schemas."),
 ) -> None:
     """Show the tasks that can be run."""
 
@@ -92,8 +93,8 @@ def _show_task(output: Output, task: task_service_pb2.Task) -> None:
     if output.json:
         output.document(to_json(task))
         return
-    for title, cell in columns.TASK:
-        output.line(f"{title.lower():<12} {cell(task)}")
+    for column in columns.TASK:
+        output.line(f"{column.title.lower():<12} {column.cell(task)}")
     for title, schema in (("input", task.input_schema), ("output", task.output_schema)):
         if schema:
             output.line(f"{title}:\n{json.dumps(json.loads(schema), indent=2)}")

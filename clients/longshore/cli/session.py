@@ -10,6 +10,7 @@ import typer
 from longshore import errors
 from longshore.aio import AsyncClient
 from longshore.cli.output import Output
+from longshore.cli.reaching import reach
 from longshore.cli.settings import Settings
 from longshore.errors import LongshoreError
 
@@ -34,14 +35,18 @@ def run(
     """Runs a command with a client and ends the process with its status; None is 0."""
     settings = context.find_object(Settings)
     assert settings is not None
-    output = Output(as_json=settings.json)
+    output = Output(as_json=settings.json, wide=settings.wide)
 
     async def session() -> int | None:
+        if not settings.patient:
+            await reach(settings.target)
         async with AsyncClient(settings.target, timeout=settings.timeout) as client:
             return await command(client, output)
 
     try:
         status = asyncio.run(session())
+    except ValueError as error:  # of a target that is none
+        raise typer.BadParameter(str(error)) from None
     except LongshoreError as error:
         output.error(error)
         status = exit_status(error)

@@ -2,84 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 
 from longshore.aio import AsyncClient, JobHandle
 from longshore.cli import parsing
+from longshore.cli import submit_options as options
 from longshore.cli.columns import placement
 from longshore.cli.live import follow
 from longshore.cli.output import Output, to_json
 from longshore.cli.session import run
 from longshore.handle import state_name
-from longshore.specs import job_spec, to_duration
+from longshore.specs import SpecOptions, job_spec, to_duration
 from longshore.v1 import job_pb2, job_service_pb2
 
 
 def submit(
     context: typer.Context,
     *,
-    task: str = typer.Argument(help="The task to run; `longshore tasks` lists them."),
-    payload: str | None = typer.Option(
-        None, metavar="JSON|@FILE|-", help="The input: JSON text, a file of it, or - for stdin."
-    ),
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="NAME=PATH", help="A file or a URI. Repeatable."),
-    ] = None,
-    queue: str | None = typer.Option(None, show_default="the task's"),
-    priority: int | None = typer.Option(None, help="0 to 100; larger runs sooner."),
-    labels: Annotated[
-        list[str] | None, typer.Option("--label", metavar="K=V", help="Repeatable.")
-    ] = None,
-    cpu: float | None = typer.Option(None, min=0.001, max=1e6, help="Cores."),
-    memory: str | None = typer.Option(None, metavar="SIZE", help="Such as 2GiB."),
-    gpu: float | None = typer.Option(None, min=0.001, max=1e6, help="GPUs; 0.5 shares one."),
-    gpu_memory: str | None = typer.Option(None, metavar="SIZE", help="Free memory of each GPU."),
-    key: str = typer.Option("", help="Idempotency key: the same key is the same job."),
-    delay: str | None = typer.Option(None, "--in", metavar="DURATION", help="Start after: 10m."),
-    at: str | None = typer.Option(None, metavar="TIME", help="Start at: 2026-01-31T18:00."),
-    max_attempts: int | None = typer.Option(
-        None, min=1, max=2**31 - 1, help="All tries, the first one included."
-    ),
-    attempt_timeout: str | None = typer.Option(None, metavar="DURATION", help="Of one try."),
-    validate_only: bool = typer.Option(False, "--validate-only", help="Check; run nothing."),
-    watch: bool = typer.Option(False, "--watch", help="Then watch it to its end."),
-    wait: bool = typer.Option(False, "--wait", help="Then wait and print its result."),
+    task: options.Task,
+    payload: options.Payload = None,
+    inputs: options.Inputs = None,
+    queue: options.Queue = None,
+    priority: options.Priority = None,
+    labels: options.Labels = None,
+    cpu: options.Cpu = None,
+    memory: options.Memory = None,
+    gpu: options.Gpu = None,
+    gpu_memory: options.GpuMemory = None,
+    key: options.Key = "",
+    unique: options.Unique = "",
+    fairness_key: options.FairnessKey = "",
+    delay: options.Delay = None,
+    at: options.At = None,
+    expected: options.Expected = None,
+    max_attempts: options.MaxAttempts = None,
+    backoff: options.Backoff = None,
+    max_backoff: options.MaxBackoff = None,
+    attempt_timeout: options.AttemptTimeout = None,
+    total_timeout: options.TotalTimeout = None,
+    queue_timeout: options.QueueTimeout = None,
+    validate_only: options.ValidateOnly = False,
+    watch: options.Watch = False,
+    wait: options.Wait = False,
 ) -> None:
     """Submit a job and print its id.
 
     Printed means: accepted for good. Repeating with the same --key never makes a second job.
     """
     _require_one_end(watch=watch, wait=wait, validate_only=validate_only)
-    text, due = parsing.payload(payload), parsing.schedule(delay, at)
-    named, selected = parsing.pairs(inputs or ()), parsing.pairs(labels or ())
-    needs = _resources(cpu, memory, gpu, gpu_memory)
-    timeouts = _timeouts(attempt_timeout)
+    spec_options: SpecOptions = {
+        "queue": queue,
+        "inputs": parsing.pairs(inputs or ()),
+        "resources": _resources(cpu, memory, gpu, gpu_memory),
+        "priority": priority,
+        "fairness_key": fairness_key,
+        "labels": parsing.pairs(labels or ()),
+        "schedule_time": parsing.schedule(delay, at),
+        "expected_duration": None if expected is None else parsing.duration(expected),
+        "retry": _retry(max_attempts, backoff, max_backoff),
+        "timeouts": _timeouts(attempt=attempt_timeout, total=total_timeout, queue=queue_timeout),
+    }
+    text = parsing.payload(payload)
 
     async def command(client: AsyncClient, output: Output) -> int | None:
-        spec = job_spec(
-            task,
-            text,
-            queue=queue,
-            inputs=named,
-            resources=needs,
-            priority=priority,
-            labels=selected,
-            schedule_time=due,
-            retry=None if max_attempts is None else _attempts(max_attempts),
-            timeouts=timeouts,
+        handle = await client.submit_spec(
+            job_spec(task, text, **spec_options),
+            idempotency_key=key,
+            uniqueness=unique or None,
+            validate_only=validate_only,
         )
-        handle = await client.submit_spec(spec, idempotency_key=key, validate_only=validate_only)
-        _show(output, handle, validate_only=validate_only)
-        if validate_only:
-            return 0
+        _show(output, handle, validate_only=validate_only, wait=wait)
+        return await _to_the_end(client, output, handle, watch=watch, wait=wait)
+
+    run(context, command)
+
+
+async def _to_the_end(
+    client: AsyncClient, output: Output, handle: JobHandle, *, watch: bool, wait: bool
+) -> int:
+    try:
         if watch:
             return await follow(client, output, [handle.id])
         return await _result(output, handle) if wait else 0
-
-    run(context, command)
+    except asyncio.CancelledError:  # Ctrl-C
+        output.tell(f"job {handle.id} goes on; cancel it with: longshore cancel {handle.id}")
+        raise
 
 
 def _require_one_end(*, watch: bool, wait: bool, validate_only: bool) -> None:
@@ -89,7 +99,11 @@ def _require_one_end(*, watch: bool, wait: bool, validate_only: bool) -> None:
         raise typer.BadParameter("--validate-only runs nothing: leave out --watch and --wait")
 
 
-def _show(output: Output, handle: JobHandle, *, validate_only: bool) -> None:
+def _show(output: Output, handle: JobHandle, *, validate_only: bool, wait: bool) -> None:
+    if wait:  # the standard output is the result's
+        if not output.json:
+            typer.echo(handle.id, err=True)
+        return
     if output.json:
         response = job_service_pb2.SubmitResponse(
             job=handle.job, created=handle.created, placement=handle.placement
@@ -124,12 +138,24 @@ def _resources(
     )
 
 
-def _attempts(maximum: int) -> job_pb2.RetryPolicy:
-    # Alone: the rest of the policy stays the task's.
-    return job_pb2.RetryPolicy(maximum_attempts=maximum)
-
-
-def _timeouts(attempt: str | None) -> job_pb2.Timeouts | None:
-    if attempt is None:
+def _retry(
+    attempts: int | None, backoff: str | None, max_backoff: str | None
+) -> job_pb2.RetryPolicy | None:
+    """The given parts alone: the rest of the policy stays the task's."""
+    if attempts is None and backoff is None and max_backoff is None:
         return None
-    return job_pb2.Timeouts(attempt=to_duration(parsing.duration(attempt)))
+    return job_pb2.RetryPolicy(
+        maximum_attempts=attempts or 0,
+        initial_backoff=_seconds(backoff),
+        maximum_backoff=_seconds(max_backoff),
+    )
+
+
+def _timeouts(**given: str | None) -> job_pb2.Timeouts | None:
+    if not any(given.values()):
+        return None
+    return job_pb2.Timeouts(**{name: _seconds(text) for name, text in given.items()})
+
+
+def _seconds(text: str | None) -> Duration | None:
+    return None if text is None else to_duration(parsing.duration(text))

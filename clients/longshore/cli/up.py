@@ -37,21 +37,29 @@ class UpOptions:
 def up(
     *,
     data: Annotated[
-        Path, typer.Option(help="Where the database and the artifacts lie.")
+        Path, typer.Option(metavar="FOLDER", help="Where the database and the artifacts lie.")
     ] = DEFAULT_DATA,
-    listen: str = typer.Option(DEFAULT_LISTEN, help="HOST:PORT of the gRPC server."),
+    listen: str = typer.Option(
+        DEFAULT_LISTEN, metavar="HOST:PORT", help="The address of the gRPC server."
+    ),
     config: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings: a TOML file.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Settings: a TOML file."),
     ] = None,
-    simulate_gpus: int = typer.Option(0, min=0, help="Pretend to have this many GPUs."),
+    simulate_gpus: int = typer.Option(
+        0, min=0, metavar="N", help="Pretend to have this many GPUs."
+    ),
     insecure: bool = typer.Option(
         False, "--insecure", help="Permit plain text where others can reach it."
     ),
     store: str | None = typer.Option(
-        None, help="The URL of the store, such as postgresql://HOST/DB.", show_default="SQLite"
+        None,
+        metavar="URL",
+        help="The URL of the store, such as postgresql://HOST/DB.",
+        show_default="SQLite",
     ),
 ) -> None:
-    """Start Longshore on this machine; it runs until it is interrupted."""
+    """Run Longshore on this machine until it is interrupted."""
     options = UpOptions(
         data=data.expanduser().absolute(),
         listen=listen,

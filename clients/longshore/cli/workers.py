@@ -18,14 +18,21 @@ ID = typer.Argument(metavar="WORKER", help="The id of a worker; see `longshore w
 def drain(
     context: typer.Context,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKER...]", help="Ids of workers.")
+        list[str] | None, typer.Argument(metavar="WORKER", help="Ids of workers.")
     ] = None,
-    pool: str = typer.Option("", help="All workers of this pool."),
-    node: str = typer.Option("", help="All workers on this Ray node."),
-    grace: str = typer.Option("30s", help="How long running jobs may take to finish."),
+    pool: str = typer.Option("", metavar="POOL", help="All workers of this pool."),
+    node: str = typer.Option(
+        "",
+        metavar="NODE",
+        help="All workers on this node: its host name or its Ray id, or how one begins.",
+    ),
+    grace: str = typer.Option(
+        "30s", metavar="DURATION", help="How long running jobs may take to finish."
+    ),
 ) -> None:
-    """Take workers out of service; returns once nothing runs on them, a minute after the grace
-    at the latest.
+    """Take workers out of service, and wait until they are idle.
+
+    The command returns once nothing runs on them, a minute after the grace at the latest.
 
     Jobs that do not finish within the grace go on elsewhere, from their newest checkpoint.
     """

@@ -1,0 +1,40 @@
+"""Says at once that nobody listens, where gRPC would try until the call's time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from longshore.errors import Unavailable
+from longshore.targets import full_target, host_and_port
+
+_PATIENCE = 3.0
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+
+
+async def reach(target: str) -> None:
+    """Connects once and hangs up.
+
+    An address that answers neither yes nor no is left to the call, as is what a proxy or a
+    scheme of gRPC stands before.
+
+    Raises:
+        Unavailable: nobody listens there, or the name is unknown.
+        ValueError: the target is none.
+    """
+    place = host_and_port(full_target(target))
+    if place is None or any(os.environ.get(name) for name in _PROXIES):
+        return
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(*place), _PATIENCE)
+    except TimeoutError:
+        return
+    except OSError as error:
+        why = "its name is unknown" if isinstance(error, socket.gaierror) else "nobody listens"
+        raise Unavailable(
+            f"no Longshore server answers at {place[0]}:{place[1]} ({why} there): start one with"
+            " `longshore up`, or correct --target or LONGSHORE_TARGET; --timeout waits for one",
+            code="UNAVAILABLE",
+        ) from None
+    writer.close()
