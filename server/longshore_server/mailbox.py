@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import deque
 from typing import Protocol
 
@@ -109,12 +110,34 @@ class Waker:
             self._timer = None
 
 
+class Told(enum.Enum):
+    """What a mailbox says instead of a message."""
+
+    NOTHING = enum.auto()
+    BEHIND = enum.auto()
+    """It took no more: its watch reads on from the store, then makes a new box."""
+
+    ENDED = enum.auto()
+    """The job is terminal, and all of its events were taken."""
+
+    GONE = enum.auto()
+    """The job exists no more."""
+
+    SENT_AWAY = enum.auto()
+    """The server stops, or has lost its store."""
+
+
 class Mailbox(Waker):
-    """The box of one watch.
+    """What the hub hands to one watch, from the cursor on that it has reached.
 
     Events wait in order, at most `limit` of them; progress waits in a slot where the newest
-    replaces the older. A box that is full takes no more and is `lagging`: its watch catches up
-    from the store, which keeps the events anyway, so a slow reader costs no memory.
+    replaces the older. A box that is full takes no more: the store keeps the events anyway, so a
+    slow reader costs no memory. A box is good for one time of following; who has read from the
+    store since makes a new one, for an old one may hold what was read.
+
+    Args:
+        cursor: the newest sequence that its watch has sent.
+        progress_count: of the newest progress that was sent; None if the watch was resumed.
 
     Attributes:
         cursor: the newest sequence that was put in, or passed over because it is a log.
@@ -122,27 +145,43 @@ class Mailbox(Waker):
         ended: the job is terminal and all of its events were put in.
     """
 
-    def __init__(self, *, include_logs: bool, limit: int) -> None:
+    def __init__(
+        self, cursor: int, progress_count: int | None, *, include_logs: bool, limit: int
+    ) -> None:
         super().__init__()
-        self.cursor = 0
-        self.latest = 0
-        self.progress_count: int | None = None
+        self.cursor = cursor
+        self.latest = cursor
+        self.progress_count = progress_count
         self.worker_heartbeat_us: int | None = None
         self.events: deque[WatchProgressResponse] = deque()
         self.progress: WatchProgressResponse | None = None
-        self.ended = self.lagging = self.vanished = self.draining = False
+        self.ended = False
+        self._lagging = self._vanished = self._draining = False
         self._include_logs = include_logs
         self._limit = limit
 
-    def reset(self, cursor: int, progress_count: int | None) -> None:
-        """Makes the box ready to be attached by a watch that has sent all up to the cursor.
+    def take(self, *, progress: bool) -> WatchProgressResponse | Told:
+        """The next message, or why there is none.
 
-        progress_count: of the newest progress that was sent; None where a watch was resumed.
+        progress: also progress; it goes before an end, and before catching up, in any case.
         """
-        self.cursor = cursor
-        self.latest = max(self.latest, cursor)
-        self.progress_count = progress_count
-        self.ended = self.lagging = False
+        if self._draining:
+            return Told.SENT_AWAY
+        if self.events:
+            return self.events.popleft()
+        if self._vanished:
+            return Told.GONE
+        if self.progress is not None and (progress or self._lagging or self.ended):
+            message, self.progress = at_cursor(self.progress, self.cursor), None
+            return message
+        if self._lagging:
+            return Told.BEHIND
+        return Told.ENDED if self.ended else Told.NOTHING
+
+    @property
+    def reached(self) -> int:
+        """The sequence up to which everything was taken, or passed over because it is a log."""
+        return self.events[0].sequence - 1 if self.events else self.cursor
 
     def offer(self, rendered: Rendered) -> bool:
         """See Watcher."""
@@ -151,13 +190,13 @@ class Mailbox(Waker):
         for record in changes.events:
             if record.sequence > self.cursor:
                 self._put(rendered, record)
-                if self.lagging:
+                if self._lagging:
                     break
-        if not self.lagging and rendered.is_last_page:
+        if not self._lagging and rendered.is_last_page:
             self._finish_page(rendered)
-        if self.events or self.progress is not None or self.ended or self.lagging:
+        if self.events or self.progress is not None or self.ended or self._lagging:
             self.wake()
-        return not self.lagging
+        return not self._lagging
 
     def _note(self, changes: JobChanges) -> None:
         """What heartbeats tell. The same news may come twice, and the older one last."""
@@ -170,7 +209,7 @@ class Mailbox(Waker):
     def _put(self, rendered: Rendered, record: EventRecord) -> None:
         # A sequence that is missing was trimmed while it was unread: the watch will say Gap.
         if record.sequence != self.cursor + 1 or len(self.events) >= self._limit:
-            self.lagging = True
+            self._lagging = True
             return
         if record.kind == EventKind.STATE:
             self._flush_progress()
@@ -188,7 +227,7 @@ class Mailbox(Waker):
     def _finish_page(self, rendered: Rendered) -> None:
         changes = rendered.changes
         if self.cursor < changes.sequence:
-            self.lagging = True
+            self._lagging = True
             return
         self.ended = changes.state in TERMINAL
         if changes.progress_count > (self.progress_count or 0):
@@ -200,12 +239,12 @@ class Mailbox(Waker):
 
     def vanish(self) -> None:
         """See Watcher."""
-        self.vanished = True
+        self._vanished = True
         self.wake()
 
     def drain(self) -> None:
         """See Watcher."""
-        self.draining = True
+        self._draining = True
         self.wake()
 
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import closing
 
 from longshore.v1 import watch_pb2
 from longshore.v1.job_service_pb2 import WatchProgressRequest
 from longshore_server.hub import WatchHub
 from longshore_server.identity import Context
 from longshore_server.jobs import JobReader
-from longshore_server.mailbox import Mailbox, Rendered, at_cursor
+from longshore_server.mailbox import Mailbox, Rendered, Told
 from longshore_server.refusals import JOB, Code, Faults, Refusal, exhausted, not_found, unavailable
 from longshore_server.spec_checks import check_duration
 from longshore_server.times import SECOND, micros, span, timestamp
@@ -61,7 +62,6 @@ class Watch:
         self._context = context
         self._tenant = tenant
         self._loop = asyncio.get_running_loop()
-        self._box = Mailbox(include_logs=self._include_logs, limit=settings.watch_buffer)
         self._cursor = 0
         self._progress_count: int | None = None
         self._progress_due = 0.0
@@ -85,7 +85,6 @@ class Watch:
         finally:
             if self._watchdog is not None:
                 self._watchdog.cancel()
-            self._box.close()
 
     async def _run(self) -> None:
         record = await self._jobs.read(self._job_id, self._tenant)
@@ -97,9 +96,14 @@ class Watch:
         while True:
             if not caught_up:
                 await self._catch_up(reason)
-            self._box.reset(self._cursor, self._progress_count)
-            with self._hub.attached(self._job_id, self._box):
-                if await self._live():
+            box = Mailbox(
+                self._cursor,
+                self._progress_count,
+                include_logs=self._include_logs,
+                limit=self._settings.watch_buffer,
+            )
+            with closing(box), self._hub.attached(self._job_id, box):
+                if await self._live(box):
                     return
             caught_up, reason = False, Reason.REASON_SLOW_CONSUMER
 
@@ -152,56 +156,43 @@ class Watch:
 
     # -- following
 
-    async def _live(self) -> bool:
+    async def _live(self, box: Mailbox) -> bool:
         """Sends what the hub puts into the box. True at the end, False to catch up first."""
-        box = self._box
         while True:
-            while box.events and not box.draining:
-                message = box.events.popleft()
-                await self._send(message)
-                self._cursor = message.sequence
-            if box.draining:
-                await self._say_reconnect(self._hub.farewell())
+            taken = box.take(progress=self._loop.time() >= self._progress_due)
+            if isinstance(taken, Message):
+                await self._send(taken)
+                if taken.HasField("progress"):
+                    self._progress_due = self._loop.time() + self._interval
+            self._cursor = max(self._cursor, box.reached)
+            self._progress_count = box.progress_count
+            match taken:
+                case Told.SENT_AWAY:
+                    await self._say_reconnect(self._hub.farewell())
+                case Told.GONE:
+                    raise not_found(JOB, self._job_id)
+                case Told.BEHIND:
+                    return False
+                case Told.ENDED:
+                    return await self._end()
+                case Told.NOTHING:
+                    await self._idle(box)
             if self._loop.time() >= self._renew_at:
                 await self._say_reconnect(_renewal())
-            if box.vanished:
-                raise not_found(JOB, self._job_id)
-            self._cursor = max(self._cursor, box.cursor)
-            if await self._flush_progress() or box.events:
-                continue
-            if box.lagging:
-                self._progress_count = box.progress_count
-                return False
-            if box.ended:
-                return await self._end()
-            await self._idle()
 
-    async def _flush_progress(self) -> bool:
-        """Sends progress that is due: at the interval, before the end, before catching up."""
-        box = self._box
-        if box.progress is None:
-            return False
-        if self._loop.time() < self._progress_due and not (box.ended or box.lagging):
-            return False
-        message, box.progress = box.progress, None
-        self._progress_due = self._loop.time() + self._interval
-        await self._send(at_cursor(message, self._cursor))
-        return True
-
-    async def _idle(self) -> None:
+    async def _idle(self, box: Mailbox) -> None:
         """Waits for the box, for progress that is due, or for the next heartbeat."""
         until = min(self._heartbeat_due, self._renew_at)
-        if self._box.progress is not None:
+        if box.progress is not None:
             until = min(until, self._progress_due)
-        await self._box.wait(until)
-        if self._loop.time() >= self._heartbeat_due and not self._box.events:
-            await self._say_heartbeat()
+        await box.wait(until)
+        if self._loop.time() >= self._heartbeat_due and not box.events:
+            await self._say_heartbeat(box)
 
     async def _end(self) -> bool:
-        """Sends the Terminal. False where the job has begun to run again instead."""
+        """Sends the Terminal. False if the job has begun to run again instead."""
         terminal = await self._hub.terminal(self._job_id, self._cursor, self._jobs.terminal)
         if terminal is None or terminal.sequence != self._cursor:
-            self._progress_count = self._box.progress_count
             return False
         await self._send(terminal)
         return True
@@ -217,12 +208,12 @@ class Watch:
             message.snapshot.placement.CopyFrom(placement)
         await self._send(message)
 
-    async def _say_heartbeat(self) -> None:
+    async def _say_heartbeat(self, box: Mailbox) -> None:
         message = Message(sequence=self._cursor)
         message.event_time.CopyFrom(timestamp(self._jobs.now_us()))
-        message.heartbeat.latest_sequence = max(self._box.latest, self._cursor)
-        if self._box.worker_heartbeat_us is not None:
-            seen = timestamp(self._box.worker_heartbeat_us)
+        message.heartbeat.latest_sequence = max(box.latest, self._cursor)
+        if box.worker_heartbeat_us is not None:
+            seen = timestamp(box.worker_heartbeat_us)
             message.heartbeat.worker_heartbeat_time.CopyFrom(seen)
         await self._send(message)
 

@@ -70,9 +70,7 @@ async def hub_over(truth: Truth) -> AsyncIterator[WatchHub]:
 
 
 def mailbox(cursor: int = 1) -> Mailbox:
-    box = Mailbox(include_logs=True, limit=100)
-    box.reset(cursor, 0)
-    return box
+    return Mailbox(cursor, 0, include_logs=True, limit=100)
 
 
 def sequences(box: Mailbox) -> list[int]:

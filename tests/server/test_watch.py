@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
 from longshore.sdk.failures import FailureClass
 from longshore.v1 import job_pb2, watch_pb2
 from longshore.v1 import job_service_pb2 as pb
+from longshore_server.jobs import JobReader
 from longshore_store import model as m
 from longshore_store.failure import FailureRecord
 from longshore_store.topology_records import WorkerRecord
 from tests.server.harness import (
     DEADLINE,
+    Event,
     Harness,
     kind_of,
     kinds,
@@ -178,6 +181,30 @@ async def test_progress_that_waits_comes_before_what_is_caught_up_with(tmp_path:
         assert kinds(told).index("progress") < kinds(told).index("state_change")
         await harness.run(job_id)
         assert "progress" not in kinds(await read_to_end(watch))
+
+
+async def test_a_retry_while_the_terminal_is_read_comes_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event is in the mailbox by then, and the store has it too."""
+    job_id = (await harness.submit()).job_id
+    watch = harness.watch(job_id, after_sequence=0)
+    await take(watch, 1)
+    read = JobReader.terminal
+
+    async def after_a_retry(jobs: JobReader, job_id: str) -> Event | None:
+        monkeypatch.undo()
+        [box] = harness.server.services.hub._topics[job_id].watchers
+        await harness.store.retry_jobs([job_id], "")
+        await until(lambda: box.cursor == 5)
+        return await read(jobs, job_id)
+
+    monkeypatch.setattr(JobReader, "terminal", after_a_retry)
+    await harness.run(job_id)
+    events = await take(watch, 4)
+    await harness.run(job_id)
+    events += await read_to_end(watch)
+    assert [event.sequence for event in events] == [2, 3, 4, 5, 6, 7, 8, 8]
 
 
 async def test_progress_comes_at_its_interval(harness: Harness) -> None:

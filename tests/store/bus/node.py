@@ -82,9 +82,7 @@ class Node:
 
 def mailbox(cursor: int) -> Mailbox:
     """Of a watch that has sent all up to the cursor."""
-    box = Mailbox(include_logs=True, limit=1000)
-    box.reset(cursor, 0)
-    return box
+    return Mailbox(cursor, 0, include_logs=True, limit=1000)
 
 
 async def until(condition: Callable[[], bool], seconds: float = LONG) -> float:
