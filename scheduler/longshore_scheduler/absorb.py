@@ -144,6 +144,7 @@ class Absorber:
     def _checkpointed(
         self, batch: Batch, held: Held, report: Checkpointed, _: float, __: int
     ) -> None:
+        held.checkpointed = True
         batch.checkpoints.append(CheckpointUpdate(held.job_id, held.fence, report.value))
 
     def _succeeded(
@@ -175,8 +176,13 @@ class Absorber:
         self._term.roster.settle(held)
         batch.ended[held.job_id] = held
 
-    def set_back(self, batch: Batch, held: Held, failure: Failure, started_us: int | None) -> None:
-        """Decides what follows a failure and adds it to the batch."""
+    def set_back(
+        self, batch: Batch, held: Held, failure: Failure, started_us: int | None, *, beside: int = 0
+    ) -> None:
+        """Decides what follows a failure and adds it to the batch.
+
+        beside: how many other attempts were on a worker that was lost with it.
+        """
         term, facts = self._term, read_spec(held.spec)
         decided = consequence(
             failure,
@@ -187,6 +193,8 @@ class Absorber:
             total_deadline_us=held.total_deadline_us,
             needs=held.needs_json,
             ceiling=term.ceiling(held.needs),
+            beside=beside,
+            checkpointed=held.checkpointed,
             overflow=overflow_of(facts.attempt_timeout, term.queues.get(held.queue)),
             random=term.chance,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 
 from longshore.sdk.failures import FailureClass
@@ -126,6 +126,7 @@ class Crew:
         lost: nobody got it, and nothing is counted against its job.
         """
         batch, roster = Batch(), self._term.roster
+        lost = Counter(job.worker_id for job in attempts)
         for job in attempts:
             held, failure = roster.held.get(job.id), _lost("its worker is gone")
             if held is None or held.fence != job.fence:
@@ -133,7 +134,8 @@ class Crew:
                 if leased_by_us and job.started_us is None:
                     failure = UNDELIVERED
             roster.settle(held)
-            self._absorber.set_back(batch, held, failure, job.started_us)
+            beside = lost[job.worker_id] - 1
+            self._absorber.set_back(batch, held, failure, job.started_us, beside=beside)
         await self._absorber.write(batch)
 
     async def _follow_to_the_end(self, worker: Worker) -> None:
@@ -206,7 +208,8 @@ class Crew:
         await term.insist(lambda: term.store.remove_workers(term.number, [worker.id]))
         # Silent is not dead: what still runs there must not outlive its lease.
         self.tell(worker.id, term.cluster.kill_worker(worker.id))
-        await self.release([held for held in gone if not held.settled], failure)
+        left = [held for held in gone if not held.settled]
+        await self.release(left, failure, beside=len(left) - 1)
         term.chores.set()
         return len(gone)
 
@@ -242,12 +245,15 @@ class Crew:
             return False
         return worker.state is WorkerState.DRAINING
 
-    async def release(self, attempts: Sequence[Held], failure: Failure) -> None:
-        """Gives attempts back to the queue, or ends them where the policy says so."""
+    async def release(self, attempts: Sequence[Held], failure: Failure, *, beside: int = 0) -> None:
+        """Gives attempts back to the queue, or ends them where the policy says so.
+
+        beside: how many others were lost with each of them.
+        """
         batch = Batch()
         for held in attempts:
             self._term.roster.settle(held)
-            self._absorber.set_back(batch, held, failure, None)
+            self._absorber.set_back(batch, held, failure, None, beside=beside)
         await self._absorber.write(batch)
 
     def tell(self, worker_id: str, call: Awaitable[None]) -> None:

@@ -107,6 +107,7 @@ class Cycle:
             passes=self._turns.passes,
             prefetch=term.settings.prefetch,
             maximum_prefetch=term.settings.maximum_prefetch,
+            maximum_interruptions=term.limits.interruptions,
         )
         return snapshot, sum(lane.waiting for lane in lanes) > len(heads) > 0
 

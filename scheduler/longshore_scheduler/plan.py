@@ -8,16 +8,21 @@ the lasting ones leave free. So quick jobs fly and long jobs never wait behind e
 
 A job that needs no accelerator takes a worker that has one only where no pool without could
 ever run it.
+
+A *suspect* was interrupted again and again. It shares a worker with few other suspects, or with
+nobody (`suspects.company`).
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from longshore_scheduler.room import Room, count_fitting, take, uses_device
+from longshore_scheduler.suspects import ALONE, company
 from longshore_store.model import Head
 from longshore_store.needs import Needs, lacking, parse_needs
 
@@ -29,7 +34,8 @@ class WorkerView(NamedTuple):
     """A worker that takes work. `room` is what its lasting attempts leave free.
 
     quick_count and quick_seconds: quick attempts it holds, and their estimates together.
-    models: those it probably has loaded.
+    models: those it probably has loaded. attempts: all that it holds. interrupted: how often those
+    were interrupted that were.
     """
 
     id: str
@@ -39,6 +45,8 @@ class WorkerView(NamedTuple):
     quick_count: int = 0
     quick_seconds: float = 0.0
     models: frozenset[str] = frozenset()
+    attempts: int = 0
+    interrupted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Snapshot:
     heads: the front of each lane, in its order. passes: how much each lane was served so far;
     the one served least goes first. offers: what a worker of each pool offers, whether or not
     one is up. run_times: seconds by task. prefetch: seconds. maximum_prefetch: jobs per worker.
+    maximum_interruptions: of which the last one dead-letters.
     """
 
     workers: Sequence[WorkerView]
@@ -57,6 +66,7 @@ class Snapshot:
     passes: Mapping[LaneKey, float] = field(default_factory=dict)
     prefetch: float = 0.02
     maximum_prefetch: int = 512
+    maximum_interruptions: int = 10
 
 
 class Placement(NamedTuple):
@@ -81,12 +91,21 @@ class Plan(NamedTuple):
 
 
 class _Seat:
-    """A worker while the plan fills it."""
+    """A worker while the plan fills it. company: how many suspects it may hold by the word of those
+    that it holds."""
 
-    __slots__ = ("quick_count", "quick_seconds", "room", "view")
+    __slots__ = ("attempts", "company", "quick_count", "quick_seconds", "room", "suspects", "view")
 
-    def __init__(self, view: WorkerView) -> None:
+    def __init__(self, view: WorkerView, maximum_interruptions: int) -> None:
         self.view = view
+        self.attempts = view.attempts
+        self.suspects = 0
+        self.company = math.inf
+        for interruptions in view.interrupted:
+            allowed = company(interruptions, maximum_interruptions)
+            if allowed is not None:
+                self.suspects += 1
+                self.company = min(self.company, allowed)
         self.room = view.room
         self.quick_count = view.quick_count
         self.quick_seconds = view.quick_seconds
@@ -116,11 +135,38 @@ class _LastingGroup:
         # Room only shrinks during a plan: a seat that is full once is never asked again.
         while self._seats:
             seat = self._seats[-1]
-            if count_fitting(seat.room, self._needs):
+            if self._fits(seat):
                 seat.room, _ = take(seat.room, self._needs)
+                seat.attempts += 1
                 return Placement(head, seat.view.id, self._needs, None, False)
             self._seats.pop()
         return None
+
+    def _fits(self, seat: _Seat) -> bool:
+        return count_fitting(seat.room, self._needs) > 0
+
+
+class _SuspectGroup(_LastingGroup):
+    """Equal jobs that must not meet, or meet few others like them. None is handed ahead."""
+
+    def __init__(self, needs: Needs, seats: list[_Seat], allowed: int) -> None:
+        super().__init__(needs, seats)
+        self._allowed = allowed
+
+    def place(self, head: Head) -> Placement | None:
+        placement = super().place(head)
+        if placement is not None:
+            seat = self._seats[-1]
+            seat.suspects += 1
+            seat.company = min(seat.company, self._allowed)
+            if self._allowed == ALONE:
+                seat.room = seat.room._replace(runners=0)
+        return placement
+
+    def _fits(self, seat: _Seat) -> bool:
+        if self._allowed == ALONE:
+            return not seat.attempts and super()._fits(seat)
+        return seat.suspects <= min(seat.company, self._allowed) and super()._fits(seat)
 
 
 class _QuickGroup:
@@ -155,6 +201,7 @@ class _QuickGroup:
             if over >= 0 and (wait >= self._prefetch or over >= self._maximum):
                 heapq.heappop(heap)
                 continue
+            seat.attempts += 1
             seat.quick_count += 1
             seat.quick_seconds += self._estimate
             heapq.heapreplace(heap, (seat.quick_seconds / slots, order, slots, room, seat))
@@ -174,15 +221,21 @@ def plan(snapshot: Snapshot) -> Plan:
 
     The cost is O(heads + distinct needs x workers).
     """
-    seats = [_Seat(view) for view in sorted(snapshot.workers) if view.room.runners > 0]
-    groups: dict[tuple[str, str], _LastingGroup | _QuickGroup] = {}
+    limit = snapshot.maximum_interruptions
+    seats = [_Seat(view, limit) for view in sorted(snapshot.workers) if view.room.runners > 0]
+    kept = _keep_one(snapshot, seats)
+    seats = [seat for seat in seats if seat.company != ALONE]
+    others = [seat for seat in seats if seat is not kept]
+    groups: dict[tuple[str, str, int | None], _LastingGroup | _QuickGroup] = {}
     result = Plan([], [], {})
     placements, waiting = result.placements, result.waiting
     for lane, head in _fair_order(snapshot, result.served):
-        key = (head.needs_json, head.task)
+        allowed = company(head.interruptions, limit) if head.interruptions else None
+        key = (head.needs_json, head.task, allowed)
         group = groups.get(key)
         if group is None:
-            group = groups[key] = _make_group(head, seats, snapshot)
+            free = seats if allowed == ALONE else others
+            group = groups[key] = _make_group(head, free, snapshot, allowed)
         placement = group.place(head)
         if placement is None:
             waiting.append(head)
@@ -201,10 +254,30 @@ def eligible_pools(needs: Needs, offers: Mapping[str, Needs]) -> set[str]:
     return plain or fitting
 
 
-def _make_group(head: Head, seats: list[_Seat], snapshot: Snapshot) -> _LastingGroup | _QuickGroup:
+def _keep_one(snapshot: Snapshot, seats: list[_Seat]) -> _Seat | None:
+    """A worker that takes nothing else until a job that must run alone has it to itself.
+
+    One at a time: while a job runs alone, others like it wait for a worker that is idle anyway.
+    """
+    limit = snapshot.maximum_interruptions
+    every = (head for heads in snapshot.heads.values() for head in heads if head.interruptions)
+    waiting = [head for head in every if company(head.interruptions, limit) == ALONE]
+    if not waiting or any(seat.company == ALONE for seat in seats):
+        return None
+    first = min(waiting, key=lambda head: (head.ready_us, head.id))
+    pools = eligible_pools(parse_needs(first.needs_json), snapshot.offers)
+    fitting = (seat for seat in seats if seat.view.pool in pools)
+    return min(fitting, key=lambda seat: (seat.attempts, seat.view.id), default=None)
+
+
+def _make_group(
+    head: Head, seats: list[_Seat], snapshot: Snapshot, allowed: int | None
+) -> _LastingGroup | _QuickGroup:
     needs = parse_needs(head.needs_json)
     pools = eligible_pools(needs, snapshot.offers)
     fitting = [seat for seat in seats if seat.view.pool in pools]
+    if allowed is not None:
+        return _SuspectGroup(needs, fitting, allowed)
     estimate = snapshot.run_times.get(head.task)
     if estimate is None or estimate > snapshot.prefetch:
         return _LastingGroup(needs, fitting)

@@ -17,6 +17,9 @@ MEMORY_GROWTH = 1.5
 _REFUNDED = frozenset({FailureClass.DRAINED, FailureClass.DEMOTED, FailureClass.PREEMPTED})
 _INTERRUPTED = frozenset({FailureClass.WORKER_LOST, FailureClass.DEVICE_FAULT})
 
+CHECKPOINTED = 10
+"""By how much the bound of interruptions is higher for an attempt that has saved a checkpoint."""
+
 REFUSED = "REFUSED"
 """The reason of an attempt that a living worker did not take."""
 
@@ -81,12 +84,17 @@ def consequence(
     needs: str,
     ceiling: Needs,
     overflow: str,
+    beside: int = 0,
+    checkpointed: bool = False,
     random: Callable[[], float],
 ) -> Consequence:
     """What becomes of the job.
 
     needs: its needs_json. ceiling: the most memory that a worker it may run on offers. overflow:
     the queue that takes it where its attempt timed out; empty where that counts as raised.
+    beside: how many other attempts were lost with this one: any of them may have caused it, so it
+    counts and does not dead-letter. checkpointed: the attempt got further, so it may be interrupted
+    CHECKPOINTED times as often.
     random: uniform in [0, 1). CANCELLED here is task code that ended itself as if cancelled:
     as raised, so that it is bounded.
     """
@@ -95,7 +103,8 @@ def consequence(
         return Release()
     if kind in _INTERRUPTED:
         interruptions = counters.interruptions + 1
-        if interruptions >= limits.interruptions:
+        most = limits.interruptions * (CHECKPOINTED if checkpointed else 1)
+        if interruptions >= most and not beside:
             return DeadLetter()
         if failure.reason == REFUSED:  # the next worker may refuse it as fast
             return Retry(now_us + round(backoff(policy, interruptions, random()) * 1e6))

@@ -56,18 +56,20 @@ class Held:
     """An attempt from the plan that placed it until its end is committed.
 
     `fence` is 0 until the lease is granted. `settled`: its outcome is here, its room is free
-    again, and only the commit is awaited. Clocks are the scheduler's monotonic one.
+    again, and only the commit is awaited. `checkpointed`: it has saved a checkpoint since it began.
+    Clocks are the scheduler's monotonic one.
     """
 
     __slots__ = (
-        "_counts", "ahead", "devices", "estimate", "fence", "job_id", "needs", "needs_json",
+        "_counts", "ahead", "checkpointed", "devices", "estimate", "fence", "interruptions",
+        "job_id", "needs", "needs_json",
         "ordered_at", "placed_at", "queue", "settled", "spec", "started_at", "task", "told",
         "told_at", "total_deadline_us", "worker",
     )  # fmt: skip
 
     def __init__(
         self, worker: Worker | None, job_id: str, task: str, needs: Needs, estimate: float | None,
-        ahead: bool, now: float,
+        ahead: bool, now: float, interruptions: int = 0,
     ) -> None:  # fmt: skip
         self.worker = worker
         self.job_id = job_id
@@ -80,6 +82,8 @@ class Held:
         self.started_at: float | None = None
         self.devices: tuple[int, ...] = ()
         self.settled = False
+        self.checkpointed = False
+        self.interruptions = interruptions
         self.told = Told.NOTHING
         self.told_at = self.ordered_at = now
 
@@ -144,6 +148,7 @@ class Worker:
         self.room = empty_room(pool.offer, pool.settings.maximum_runners)
         self.quick_count = 0
         self.quick_seconds = 0.0
+        self.interrupted: dict[str, int] = {}
         self.models: dict[str, None] = {}
 
     def view(self) -> WorkerView:
@@ -156,6 +161,8 @@ class Worker:
             self.quick_count,
             self.quick_seconds,
             frozenset(self.models),
+            self.pool.settings.maximum_runners - self.room.runners + self.quick_count,
+            tuple(self.interrupted.values()),
         )
 
     @property
@@ -205,6 +212,8 @@ class Worker:
 
     def occupy(self, held: Held) -> None:
         """Takes the room of an attempt, or its place among the quick ones."""
+        if held.interruptions:
+            self.interrupted[held.job_id] = held.interruptions
         if held.estimate is None:
             self.room, held.devices = take(self.room, held.needs)
         else:
@@ -213,6 +222,8 @@ class Worker:
 
     def vacate(self, held: Held) -> None:
         """Gives it back."""
+        if held.interruptions:
+            self.interrupted.pop(held.job_id, None)
         if held.estimate is None:
             self.room = give(self.room, held.needs, held.devices)
             return
@@ -239,9 +250,12 @@ class Worker:
         return self.state is WorkerState.READY and self.answers
 
     def idle_for(self, needs: Needs) -> bool:
-        """True where such an attempt would begin at once."""
+        """True where such an attempt would begin at once.
+
+        A worker of a job that was interrupted is none: that job may be meant to run alone.
+        """
         free = count_fitting(self.room, needs)
-        return self.takes_work and self.quick_count < free
+        return self.takes_work and not self.interrupted and self.quick_count < free
 
     def remember_model(self, model: str) -> None:
         """The newest few models are probably loaded."""
@@ -293,7 +307,7 @@ class Roster:
         reserved = []
         for head, worker_id, needs, estimate, ahead in placements:
             worker = self.workers[worker_id]
-            held = Held(worker, head.id, head.task, needs, estimate, ahead, now)
+            held = Held(worker, head.id, head.task, needs, estimate, ahead, now, head.interruptions)
             worker.occupy(held)
             worker.held[head.id] = self.held[head.id] = held
             reserved.append(held)
@@ -303,7 +317,7 @@ class Roster:
 
     def adopt(self, worker: Worker, job: ActiveAttempt, needs: Needs, now: float) -> Held:
         """Takes over an attempt that an earlier leader gave to this worker."""
-        held = Held(worker, job.id, job.task, needs, None, False, now)
+        held = Held(worker, job.id, job.task, needs, None, False, now, job.interruptions)
         held.bind(job)
         if job.started_us is not None:
             held.started_at = now

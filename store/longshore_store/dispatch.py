@@ -102,11 +102,12 @@ def _head(i: int, gpu: int) -> Select[Any]:
         c.gpu == number(gpu),
     )
     return (
-        select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us)
+        select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us,
+               c.interruptions)
         .where(in_lane)
         .order_by(c.priority.desc(), c.ready_us, c.id)
         .limit(bindparam(f"{'g' if gpu else 'n'}{i}", type_=Integer))
-    )
+    )  # fmt: skip
 
 
 def _held() -> Select[Any]:

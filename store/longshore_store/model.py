@@ -147,6 +147,7 @@ class Head(NamedTuple):
     priority: int
     needs_json: str
     ready_us: int
+    interruptions: int = 0
 
 
 class Lease(NamedTuple):
