@@ -73,16 +73,21 @@ def identify(tasks: Iterable[str], modules: Sequence[str]) -> Build:
 
 def loaded_sources() -> Iterator[Path]:
     """The packages and modules that were imported from source folders, each once, in order."""
-    installed = _installed_folders()
     found = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name == "__main__" or not file or not file.endswith(_CODE):
             continue
-        path = Path(file)
-        if path.is_absolute() and not any(path.is_relative_to(folder) for folder in installed):
-            found.add(_outermost(name, path))
+        if Path(file).is_absolute() and not is_installed(file):
+            found.add(_outermost(name, Path(file)))
     yield from sorted(found)
+
+
+def is_installed(file: str) -> bool:
+    """True for a file of Python or of what was installed; those of source folders are not."""
+    path = Path(file)
+    frozen = file.startswith("<")
+    return frozen or any(path.is_relative_to(folder) for folder in _installed_folders())
 
 
 def files_of(sources: Iterable[Path]) -> Iterator[Path]:

@@ -33,6 +33,7 @@ class WorkerSettings:
         start_tries: failed starts in a row before the waiting attempts fail.
         ahead_seconds: measured work that a runner is handed before it has begun it.
         ahead_count: the same as a number of attempts.
+        made_for: the build of the scheduler that makes it.
         abandon_after: a worker that no scheduler polled for this long is ended with all its
             processes, by its guardian; None never. Longer than a lease: by then nothing that
             runs on it counts.
@@ -54,4 +55,5 @@ class WorkerSettings:
     start_tries: int = 3
     ahead_seconds: float = 0.020
     ahead_count: int = 512
+    made_for: str = ""
     abandon_after: float | None = None

@@ -13,6 +13,7 @@ from longshore.sdk.artifacts import delete_folder
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.attempt import Attempt, Stage
 from longshore_cpu_workers.binding import Binding
+from longshore_cpu_workers.build import Build
 from longshore_cpu_workers.dispatch import Dispatcher
 from longshore_cpu_workers.endings import RUNNER_LOST, OomWatch, died, ordered, start_failed
 from longshore_cpu_workers.fleet import Fleet
@@ -37,6 +38,10 @@ _LONG_HEAD = 0.05
 _MOST_BOUNCES = 3
 
 
+class RunnersFail(Exception):
+    """No runner of a worker comes up; the message says why."""
+
+
 class Supervision:
     """Hears runners, ends attempts, enforces orders and deadlines.
 
@@ -54,7 +59,10 @@ class Supervision:
         self.fleet = Fleet(settings, binding, token, self)
         self.dispatcher = Dispatcher(settings, binding, self.fleet, self._on_handed)
         self.closing = False
+        self.outdated = ""
         self.changed = asyncio.Event()
+        self._build: Build | None = None
+        self._told = asyncio.Event()
         self._settings = settings
         self._scratch = scratch_prefix(settings, token)
         self._binding = binding
@@ -123,6 +131,22 @@ class Supervision:
             self.changed.clear()
             await self.changed.wait()
 
+    async def identity(self) -> Build:
+        """The build of the first runner, which is that of the worker. Raises RunnersFail."""
+        await self._told.wait()
+        if self._build is None:
+            raise RunnersFail(start_failed(self.fleet.trouble).message)
+        return self._build
+
+    def _retire(self, why: str) -> None:
+        """Starts nothing more, gives back what has not begun; what runs goes on."""
+        _log.warning("this worker is to be replaced: %s", why)
+        self.outdated = why
+        self.closing = self.fleet.closed = True
+        for attempt in self._register:
+            if attempt.stage is not Stage.RUNNING:
+                self.recall(attempt)
+
     # Time
 
     def tick(self, now: float) -> None:
@@ -132,6 +156,8 @@ class Supervision:
                 self._check_deadlines(runner, attempt, now)
             self._unblock_line(runner, now)
         self.fleet.tick(now)
+        if self.fleet.hopeless:
+            self._told.set()
 
     def _current(self, runner: Runner) -> list[Attempt]:
         """Those that a kill would be meant for: not those that only wait in line."""
@@ -174,6 +200,17 @@ class Supervision:
 
     def _on_ready(self, runner: Runner, message: Message) -> None:
         async_tasks = frozenset(message[1])
+        build = Build._make(message[2])
+        if self._build is None:
+            self._build = build
+            self._told.set()
+        elif build.id != self._build.id:
+            # Jobs would get one code or the other, as runners happen to be free.
+            if not self.outdated:
+                self._retire(f"its code is now build {build.id}, not {self._build.id}")
+            self.fleet.on_ready(runner)
+            runner.kill()
+            return
         if async_tasks != self.dispatcher.backlog.async_tasks:
             self.dispatcher.backlog.sort_by(async_tasks)
         self.fleet.on_ready(runner)

@@ -16,6 +16,9 @@ from longshore.sdk.failures import FailureClass
 PROTOCOL = 1
 """The version of what travels here. Raise it with every change that the other side must know."""
 
+UNKNOWN_TASK = "UNKNOWN_TASK"
+"""The reason of an attempt whose worker turns out not to have its task."""
+
 
 class Needs(NamedTuple):
     """What an attempt takes, or a worker offers. Thousandths, bytes, counts."""
@@ -160,11 +163,13 @@ class PollReply(NamedTuple):
     """Reports in order; `last` is the number of the newest, to acknowledge with the next poll.
 
     Reports are repeated until acknowledged: number n of the reply is `last - len(reports) + n`.
+    outdated: why the worker takes nothing more and wants to be replaced; empty if it does not.
     """
 
     last: int
     now: float
     reports: tuple[Report, ...]
+    outdated: str = ""
 
 
 class DeviceInfo(NamedTuple):
@@ -182,6 +187,8 @@ class WorkerInfo(NamedTuple):
 
     protocol: what it speaks; 0 is a worker that does not say it. New fields need a default: the
     answer of an older worker must stay readable.
+    build, description: of its task code; see `longshore_cpu_workers.build`. made_for: the build
+    of the scheduler that made it. tasks: those that it has, by name; None says nothing.
     """
 
     worker_id: str
@@ -191,3 +198,7 @@ class WorkerInfo(NamedTuple):
     capacity: Needs
     devices: tuple[DeviceInfo, ...] = ()
     protocol: int = 0
+    build: str = ""
+    description: str = ""
+    made_for: str = ""
+    tasks: frozenset[str] | None = None

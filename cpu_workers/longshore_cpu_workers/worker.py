@@ -94,10 +94,11 @@ class Worker:
         Raises:
             ValueError: ack is the number of no report.
         """
-        self._running()
+        supervision = self._running()
         self._polls += 1
         try:
-            return await self._outbox.poll(ack, min(max(wait, 0.0), _LONGEST_WAIT))
+            reply = await self._outbox.poll(ack, min(max(wait, 0.0), _LONGEST_WAIT))
+            return reply._replace(outdated=supervision.outdated) if supervision.outdated else reply
         finally:
             self._polls -= 1
             self._heard = True
@@ -149,11 +150,26 @@ class Worker:
         await self._guardian.dismiss()
 
     async def info(self) -> WorkerInfo:
-        """Who this worker is and what it offers."""
-        self._running()
+        """Who this worker is and what it offers. Waits until its first runner has loaded the tasks.
+
+        Raises:
+            RunnersFail: no runner comes up.
+        """
+        build = await self._running().identity()
         s = self._settings
-        devices = self._binding.devices()
-        return WorkerInfo(s.worker_id, s.pool, s.node, os.getpid(), s.capacity, devices, PROTOCOL)
+        return WorkerInfo(
+            s.worker_id,
+            s.pool,
+            s.node,
+            os.getpid(),
+            s.capacity,
+            self._binding.devices(),
+            PROTOCOL,
+            build.id,
+            build.description,
+            s.made_for,
+            frozenset(build.tasks),
+        )
 
     async def held(self) -> list[tuple[str, int, str]]:
         """What it has: job id, fence and the name of the stage, of attempts that have not ended."""

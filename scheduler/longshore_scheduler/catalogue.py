@@ -6,7 +6,10 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+from longshore_cpu_workers.build import Build
 from longshore_store.topology_records import TaskRecord
 
 DEADLINE = 30.0
@@ -16,7 +19,15 @@ class CatalogueError(Exception):
     """The tasks cannot be loaded; the message is what the loader said."""
 
 
-async def read_catalogue(modules: Sequence[str]) -> list[TaskRecord]:
+class TaskCatalogue(NamedTuple):
+    """What this installation offers. sources: the packages and modules that are watched."""
+
+    tasks: list[TaskRecord]
+    build: Build
+    sources: tuple[Path, ...]
+
+
+async def read_catalogue(modules: Sequence[str]) -> TaskCatalogue:
     """Loads the tasks of the entry points and of `modules` in a child, and returns them.
 
     Raises:
@@ -27,6 +38,7 @@ async def read_catalogue(modules: Sequence[str]) -> list[TaskRecord]:
         "-m",
         "longshore_cpu_workers.catalogue",
         *modules,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -43,4 +55,14 @@ async def read_catalogue(modules: Sequence[str]) -> list[TaskRecord]:
         raise CatalogueError(
             f"{last[0]} (correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
         )
-    return [TaskRecord(task["name"], json.dumps(task)) for task in json.loads(out)]
+    return _parse(out)
+
+
+def _parse(out: bytes) -> TaskCatalogue:
+    found = json.loads(out)
+    build_id, description, names = found["build"]
+    return TaskCatalogue(
+        [TaskRecord(task["name"], json.dumps(task)) for task in found["tasks"]],
+        Build(build_id, description, tuple(names)),
+        tuple(map(Path, found["sources"])),
+    )

@@ -26,12 +26,13 @@ class ClusterLost(Superseded):
 
 class PoolSpec(NamedTuple):
     """A pool as declared. `simulated`: its devices are pretended, and say so. `former`: nobody
-    declares it any more, and its workers go once they hold nothing."""
+    declares it any more, and its workers go once they hold nothing. `build`: what they run."""
 
     name: str
     settings: PoolSettings
     simulated: bool = False
     former: bool = False
+    build: str = ""
 
     @property
     def shape_json(self) -> str:

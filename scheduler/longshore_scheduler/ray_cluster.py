@@ -202,7 +202,10 @@ class RayCluster:
         """Makes an actor named for the worker and waits until it answers."""
         actor = await self._in_thread(lambda: self._make_actor(pool, worker_id))
         self._actors[worker_id] = actor
-        info: WorkerInfo = await self._call(actor.info.remote, (), START_DEADLINE)
+        try:
+            info: WorkerInfo = await self._call(actor.info.remote, (), START_DEADLINE)
+        except self._ray.exceptions.RayTaskError as error:  # its text is a stack of two processes
+            raise WorkerGone(_line(error.cause)) from error
         return info
 
     def _make_actor(self, pool: PoolSpec, worker_id: str) -> Any:
@@ -238,6 +241,7 @@ class RayCluster:
             max_runners=pool.settings.maximum_runners,
             env=dict(place.env),
             ahead_seconds=place.ahead_seconds,
+            made_for=pool.build,
             abandon_after=place.abandon_after,
         )
 

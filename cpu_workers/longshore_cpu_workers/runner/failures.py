@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from longshore.sdk.failures import CODES, FailureClass, JobCancelled, PermanentError, TaskError
 from longshore_cpu_workers.runner.scrubbing import scrub, scrub_fact
+from longshore_cpu_workers.wire import UNKNOWN_TASK
 
 MAX_TRACEBACK = 8 * 1024
 MAX_MESSAGE = 2 * 1024
@@ -93,8 +94,9 @@ def permanent(code: str, reason: str, message: str, **metadata: str) -> Told:
 def unknown_task(task: str, known: list[str]) -> Told:
     """No module that this runner loaded has the task."""
     names = ", ".join(sorted(known)[:20]) or "none"
-    message = f"this worker has no task {task!r}; it has {names}. Add its module to `tasks:`"
-    return permanent("NOT_FOUND", "UNKNOWN_TASK", message, task=task)
+    message = f"this worker has no task {task!r}; it has {names}"
+    told = permanent("NOT_FOUND", UNKNOWN_TASK, message, task=task)
+    return told._replace(failure_class=FailureClass.PREEMPTED)  # another worker may have it
 
 
 def invalid_payload(task: str, error: ValidationError) -> Told:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from longshore.sdk.failures import FailureClass, JobCancelled
 from longshore.sdk.task import load_tasks
+from longshore_cpu_workers.build import identify
 from longshore_cpu_workers.reaping import kill_children
 from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
 from longshore_cpu_workers.runner.channel import AttemptChannel
@@ -44,7 +45,8 @@ def main(fd: int, artifacts: str, scratch: str, modules: Sequence[str]) -> None:
         os._exit(_BROKEN)
     inbox = Inbox(link)
     threading.Thread(target=_serve, args=(inbox,), name="inbox", daemon=True).start()
-    link.write(encode(["ready", [name for name, task in tasks.items() if task.is_async]]))
+    build = identify(tasks, modules)
+    link.write(encode(["ready", [name for name, task in tasks.items() if task.is_async], [*build]]))
     try:
         _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch)).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, nobody would run jobs here
