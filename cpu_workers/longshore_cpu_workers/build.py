@@ -49,6 +49,10 @@ class Build(NamedTuple):
     tasks: tuple[str, ...]
 
 
+UNKNOWN = Build("", "", ())
+"""Where nobody says: every worker is taken as it is."""
+
+
 def identify(tasks: Iterable[str], modules: Sequence[str]) -> Build:
     """The build of this process, which has loaded these tasks from entry points and `modules`."""
     bringing = _bringing(modules)

@@ -39,7 +39,9 @@ def _place(error: BaseException) -> str:
         return f" [{error.filename}:{error.lineno}]"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not is_installed(frame.filename)]
-    own = [frame for frame in own if frame.filename not in (__file__, load_tasks.__code__.co_filename)]
+    own = [
+        frame for frame in own if frame.filename not in (__file__, load_tasks.__code__.co_filename)
+    ]
     return f" [{own[-1].filename}:{own[-1].lineno}]" if own else ""
 
 

@@ -46,8 +46,9 @@ class Fleet:
 
     @property
     def hopeless(self) -> bool:
-        """True once `start_tries` starts in a row have failed."""
-        return self._failures >= self._settings.start_tries
+        """True once `start_tries` starts in a row have failed, and no runner is left that works."""
+        alive = any(runner.ready and not runner.doomed for runner in self)
+        return self._failures >= self._settings.start_tries and not alive
 
     def take(self, devices: DeviceSet, role: Role) -> Runner | None:
         """An idle runner for sync attempts, or the shared one for async attempts.
@@ -121,6 +122,8 @@ class Fleet:
 
     def _long_idle(self, runner: Runner, now: float) -> bool:
         if runner.role is Role.FRESH or runner.attempts or runner.doomed:
+            return False
+        if self._failures:  # while no other comes up, a broken deploy say, it is kept
             return False
         return now - runner.since > self._settings.idle_timeout
 

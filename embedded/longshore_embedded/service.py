@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longshore_cpu_workers.build import Build
 from longshore_embedded.machine import with_pools
 from longshore_embedded.main import MARK
 from longshore_embedded.processes import die_with_parent, end_strays
@@ -75,9 +76,10 @@ class Service:
             reading = asyncio.create_task(read_catalogue(self._settings.tasks))
             stack.push_async_callback(_end, reading)
             store = await self._open_store(stack)
-            await store.publish_tasks(await reading)
+            catalogue = await reading
+            await store.publish_tasks(catalogue.tasks)
             # The last to start is the first to stop: no new work, then what runs, then the store.
-            scheduler = self._scheduler(store)
+            scheduler = self._scheduler(store, catalogue.build)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop, _DRAIN_GRACE)
             server = LongshoreServer(store, self._settings, listen=self._options.listen)
@@ -94,7 +96,7 @@ class Service:
         await declare_queues(store, self._settings)
         return store
 
-    def _scheduler(self, store: SqlStore) -> Scheduler:
+    def _scheduler(self, store: SqlStore, build: Build) -> Scheduler:
         data = self._options.data
         place = WorkerPlace(
             data / "artifacts",
@@ -110,6 +112,7 @@ class Service:
             leader_id="embedded",
             simulate_gpus=self._options.simulate_gpus > 0,
             artifacts=data / "artifacts",
+            build=build,
         )
 
     def _announce(self, port: int) -> None:

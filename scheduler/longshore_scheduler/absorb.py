@@ -11,6 +11,7 @@ from typing import Any
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.wire import (
+    UNKNOWN_TASK,
     Checkpointed,
     Failed,
     Failure,
@@ -163,6 +164,8 @@ class Absorber:
         if report.seconds is not None:
             started_us = int((report.at - report.seconds + offset) * 1e6)
         self._end(batch, held)
+        if report.failure.reason == UNKNOWN_TASK and held.worker is not None:
+            held.worker.lacks |= {held.task}
         if report.failure.failure_class is FailureClass.CANCELLED and held.told >= Told.CANCEL:
             batch.cancelled.append(Attempted(held.job_id, held.fence))
             return

@@ -163,6 +163,10 @@ class Crew:
             if not worker.answers:
                 self._term.wake.set()
             worker.hear(self._term.store.now_us())
+            if reply.outdated and not worker.outdated:
+                _log.warning("worker %s is replaced: %s", worker.id, reply.outdated)
+                worker.set_aside(reply.outdated)
+                self._term.chores.set()
             if reply.reports:
                 worker.absorbing = True
                 try:
@@ -273,7 +277,8 @@ def unheard_worker(record: WorkerRecord) -> WorkerInfo:
     capacity = wire_needs(record.shape_json)
     # Its protocol is taken for ours: it was made by us, and says it itself when it answers.
     place = (record.id, record.pool, record.node, record.pid)
-    return WorkerInfo(*place, capacity, devices, PROTOCOL)
+    told = (PROTOCOL, record.build, record.build_description, record.build)
+    return WorkerInfo(*place, capacity, devices, *told)
 
 
 def former_pool(info: WorkerInfo) -> PoolSpec:

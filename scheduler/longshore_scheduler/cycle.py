@@ -145,7 +145,11 @@ class Cycle:
             return []
         term = self._term
         self._turns.charge(planned.served)
-        leases = [Lease(head.id, head.fence, worker) for head, worker, *_ in planned.placements]
+        builds = {worker.id: worker.info.build for worker in term.roster}
+        leases = [
+            Lease(head.id, head.fence, worker, builds[worker])
+            for head, worker, *_ in planned.placements
+        ]
         ids = [lease.job_id for lease in leases]
         reserved = term.roster.reserve(planned.placements, term.clock())
         leased: list[Leased] = []

@@ -70,7 +70,7 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
         )
     _check_ray(options.ray)
     _check_artifacts(options.artifacts)
-    tasks = await read_catalogue(settings.tasks)
+    catalogue = await read_catalogue(settings.tasks)
     RayCluster.load()  # now, and not while a term that was just won runs out
     async with AsyncExitStack() as stack:
         store = SqlStore(options.store, cluster=settings.cluster)
@@ -80,7 +80,7 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
 
         async def declare(term: int) -> None:
             await declare_queues(store, settings, term)
-            await store.publish_tasks(tasks, term)
+            await store.publish_tasks(catalogue.tasks, term)
 
         scheduler = Scheduler(
             store,
@@ -90,6 +90,7 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
             artifacts=options.artifacts,
             keep_workers=True,
             single_term=True,
+            build=catalogue.build,
             declare=declare,
         )
         await scheduler.start()

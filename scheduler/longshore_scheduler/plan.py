@@ -35,7 +35,8 @@ class WorkerView(NamedTuple):
 
     quick_count and quick_seconds: quick attempts it holds, and their estimates together.
     models: those it probably has loaded. attempts: all that it holds. interrupted: how often those
-    were interrupted that were.
+    were interrupted that were. tasks: those it has, None where it does not say. lacks: those that
+    it turned out not to have. behind: it runs another build than the scheduler's.
     """
 
     id: str
@@ -47,6 +48,13 @@ class WorkerView(NamedTuple):
     models: frozenset[str] = frozenset()
     attempts: int = 0
     interrupted: tuple[int, ...] = ()
+    tasks: frozenset[str] | None = None
+    lacks: frozenset[str] = frozenset()
+    behind: bool = False
+
+    def has(self, task: str) -> bool:
+        """True where it may be given this task."""
+        return (self.tasks is None or task in self.tasks) and task not in self.lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +127,10 @@ class _LastingGroup:
         order = sorted(seats, key=self._preference, reverse=True)
         self._seats = order
 
-    def _preference(self, seat: _Seat) -> tuple[bool, int, bool, int, int, int, str]:
+    def _preference(self, seat: _Seat) -> tuple[bool, bool, int, bool, int, int, int, str]:
         needs, view, room = self._needs, seat.view, seat.room
         return (
+            view.behind,
             bool(needs.model) and needs.model not in view.models,
             _accelerator_rank(needs, view.offer),
             seat.quick_count > 0,
@@ -266,7 +275,7 @@ def _keep_one(snapshot: Snapshot, seats: list[_Seat]) -> _Seat | None:
         return None
     first = min(waiting, key=lambda head: (head.ready_us, head.id))
     pools = eligible_pools(parse_needs(first.needs_json), snapshot.offers)
-    fitting = (seat for seat in seats if seat.view.pool in pools)
+    fitting = (s for s in seats if s.view.pool in pools and s.view.has(first.task))
     return min(fitting, key=lambda seat: (seat.attempts, seat.view.id), default=None)
 
 
@@ -275,7 +284,7 @@ def _make_group(
 ) -> _LastingGroup | _QuickGroup:
     needs = parse_needs(head.needs_json)
     pools = eligible_pools(needs, snapshot.offers)
-    fitting = [seat for seat in seats if seat.view.pool in pools]
+    fitting = [seat for seat in seats if seat.view.pool in pools and seat.view.has(head.task)]
     if allowed is not None:
         return _SuspectGroup(needs, fitting, allowed)
     estimate = snapshot.run_times.get(head.task)

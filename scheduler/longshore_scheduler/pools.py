@@ -9,6 +9,8 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 
+from longshore_cpu_workers.build import Build
+from longshore_cpu_workers.wire import WorkerInfo
 from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.crew import Crew
 from longshore_scheduler.roster import Worker, WorkerState
@@ -18,6 +20,8 @@ from longshore_store.topology_records import PoolRecord, WorkerRecord
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
+_SPARED = 4
+"""One worker of so many, and at least one, may be away for a new build at a time."""
 
 
 def announce(pools: Sequence[PoolSpec]) -> list[PoolRecord]:
@@ -25,7 +29,9 @@ def announce(pools: Sequence[PoolSpec]) -> list[PoolRecord]:
     return [pool_record(pool, ready=0, starting=0, active=0) for pool in pools]
 
 
-def pool_record(pool: PoolSpec, *, ready: int, starting: int, active: int) -> PoolRecord:
+def pool_record(
+    pool: PoolSpec, *, ready: int, starting: int, active: int, lacks: str = "[]"
+) -> PoolRecord:
     """What the store publishes of a pool."""
     settings = pool.settings
     return PoolRecord(
@@ -37,6 +43,8 @@ def pool_record(pool: PoolSpec, *, ready: int, starting: int, active: int) -> Po
         starting,
         active,
         pool.simulated,
+        pool.build,
+        lacks,
     )
 
 
@@ -54,12 +62,30 @@ class Pools:
         if self._term.stopping:
             return 0
         for pool in self._term.pools.values():
+            self._renew(pool)
             missing = self._wanted(pool) - self._size(pool.name) - self._starting[pool.name]
             for _ in range(max(missing, 0)):
                 self._starting[pool.name] += 1
                 self._term.spawn(self._start(pool), f"start worker of {pool.name}")
                 begun += 1
         return begun
+
+    def _renew(self, pool: PoolSpec) -> None:
+        """Sets workers of another build aside: idle ones first, and no more at a time than the
+        pool can spare. The next ones follow when the replacements are up.
+
+        Until its turn a worker goes on: a pool that let them all go would serve nobody.
+        """
+        behind = [w for w in self._term.roster if w.pool.name == pool.name and _is_behind(w, pool)]
+        if not behind:
+            return
+        for worker in behind:
+            worker.behind = True
+        absent = self._wanted(pool) - self._size(pool.name)
+        spare = max(1, self._wanted(pool) // _SPARED) - absent
+        for worker in sorted(behind, key=lambda worker: len(worker.held))[: max(spare, 0)]:
+            worker.set_aside(f"it has build {worker.info.build}, and {pool.build} is deployed")
+            _log.info("worker %s is replaced: %s", worker.id, worker.outdated)
 
     def _wanted(self, pool: PoolSpec) -> int:
         # Autoscaling goes here: between minimum and maximum by backlog and drain rate.
@@ -92,7 +118,8 @@ class Pools:
         pause = _FIRST_PAUSE
         try:
             while not (self._term.stopping or self._term.over.is_set()):
-                if await self._try(pool):
+                # Declared anew meanwhile, with another build: the worker is made for that.
+                if await self._try(self._term.pools.get(pool.name, pool)):
                     return
                 await self._term.pause(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -110,6 +137,7 @@ class Pools:
         if self._term.stopping:
             await self._term.cluster.kill_worker(worker_id)
             return True
+        _compare(info, self._term.build)
         self._crew.welcome(info, pool)
         self._term.chores.set()
         return True
@@ -136,7 +164,42 @@ class Pools:
             ready=sum(w.state is WorkerState.READY for w in workers),
             starting=self._starting[pool.name],
             active=sum(len(w.held) for w in workers),
+            lacks=self._lacks([w for w in workers if w.takes_work]),
         )
+
+    def _lacks(self, workers: Sequence[Worker]) -> str:
+        """The declared tasks that none of these workers has."""
+        declared = frozenset(self._term.build.tasks)
+        if any(w.info.tasks is None or declared <= w.info.tasks - w.lacks for w in workers):
+            return "[]"
+        found = (w.info.tasks - w.lacks for w in workers if w.info.tasks is not None)
+        return json.dumps(sorted(declared.difference(*found)))
+
+
+def _is_behind(worker: Worker, pool: PoolSpec) -> bool:
+    """It was made for another build, and has another one. What a worker made for this build has
+    is what there is on its machine: another try would bring the same."""
+    stays = not worker.outdated and worker.state in (WorkerState.READY, WorkerState.CORDONED)
+    info = worker.info
+    return stays and pool.build not in ("", info.build, info.made_for)
+
+
+def _compare(info: WorkerInfo, build: Build) -> None:
+    """Says where a new worker has other code than the scheduler that made it."""
+    if info.build == build.id:
+        return
+    missing = [] if info.tasks is None else sorted(set(build.tasks) - info.tasks)
+    _log.log(
+        logging.WARNING if missing else logging.INFO,
+        "worker %s on node %s has build %s (%s), not %s as this scheduler%s: drain it once its"
+        " machine has the new code",
+        info.worker_id,
+        info.node,
+        info.build,
+        info.description,
+        build.id,
+        f"; it lacks {', '.join(missing)}" if missing else "",
+    )
 
 
 def worker_record(worker: Worker) -> WorkerRecord:
@@ -153,4 +216,6 @@ def worker_record(worker: Worker) -> WorkerRecord:
         len(worker.held),
         worker.began_us,
         worker.heard_us,
+        info.build,
+        info.description,
     )

@@ -124,6 +124,8 @@ class Worker:
     it replied last. excused_us: time since then that says nothing about it, because this process
     did not run or was busy with its reports.
     outdated: why it is replaced; empty if it stays. It ends what it has, takes no more, and goes.
+    behind: it runs another build than the scheduler's, and its turn to be replaced comes.
+    lacks: tasks that it turned out not to have.
     refusals: attempts in a row that it refused to take.
     finished, released: attempts that ended by themselves during its drain, and that were taken
     back.
@@ -138,6 +140,8 @@ class Worker:
         self.pool = pool
         self.began_us = began_us
         self.outdated = _outdated(info, pool)
+        self.behind = False
+        self.lacks: frozenset[str] = frozenset()
         self.refusals = 0
         self.state = WorkerState.CORDONED if self.outdated else WorkerState.READY
         self.heard_us = began_us
@@ -163,6 +167,9 @@ class Worker:
             frozenset(self.models),
             self.pool.settings.maximum_runners - self.room.runners + self.quick_count,
             tuple(self.interrupted.values()),
+            self.info.tasks,
+            self.lacks,
+            self.behind,
         )
 
     @property
@@ -249,13 +256,14 @@ class Worker:
         """False where it is on its way out, or has not answered yet."""
         return self.state is WorkerState.READY and self.answers
 
-    def idle_for(self, needs: Needs) -> bool:
+    def idle_for(self, task: str, needs: Needs) -> bool:
         """True where such an attempt would begin at once.
 
         A worker of a job that was interrupted is none: that job may be meant to run alone.
         """
         free = count_fitting(self.room, needs)
-        return self.takes_work and not self.interrupted and self.quick_count < free
+        fits = self.takes_work and not self.interrupted and self.quick_count < free
+        return fits and self.view().has(task)
 
     def remember_model(self, model: str) -> None:
         """The newest few models are probably loaded."""

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+from longshore_cpu_workers.build import UNKNOWN, Build
 from longshore_scheduler.absorb import Absorber
 from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.crew import Crew
@@ -48,6 +49,7 @@ class Scheduler:
         keep_workers: `stop` leaves workers and what they run to the next leader.
         single_term: it ends with its first term, and its process is to be started anew: what a
             paused or cut off leader knew is not worth keeping. Else it seeks leadership again.
+        build: of the tasks that this scheduler declares: workers are brought to it.
         declare: done at the start of a term, whose number it gets; a standby must not declare
             what is not in force.
         clock: seconds, monotonic. chance: uniform in [0, 1).
@@ -64,6 +66,7 @@ class Scheduler:
         artifacts: Path | None = None,
         keep_workers: bool = False,
         single_term: bool = False,
+        build: Build = UNKNOWN,
         declare: Callable[[int], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -74,9 +77,10 @@ class Scheduler:
         self._retention = settings.retention
         self._artifacts = artifacts
         self._pools = [
-            PoolSpec(name, pool, simulate_gpus and pool.gpu > 0)
+            PoolSpec(name, pool, simulate_gpus and pool.gpu > 0, build=build.id)
             for name, pool in settings.pools.items()
         ]
+        self._build = build
         self._queues = settings.queues
         self._keep_workers = keep_workers
         self._single_term = single_term
@@ -116,6 +120,15 @@ class Scheduler:
         published = {(pool.name, pool.shape_json) for pool in await self._store.list_pools()}
         if published != {(pool.name, pool.shape_json) for pool in self._pools}:
             await self._store.publish_pools(announce(self._pools), term)
+
+    def deploy(self, build: Build) -> None:
+        """The tasks have another build from now on: workers are brought to it."""
+        self._build = build
+        self._pools = [pool._replace(build=build.id) for pool in self._pools]
+        if self._led is not None:
+            term = self._led.term
+            term.build, term.pools = build, {pool.name: pool for pool in self._pools}
+            term.chores.set()
 
     def notify(self, job_ids: Iterable[str]) -> None:
         """Hints that these jobs changed: new, cancelled, whatever. Returns at once."""
@@ -189,6 +202,7 @@ class Scheduler:
             self._settings,
             self._pools,
             self._queues,
+            build=self._build,
             clock=self._clock,
             chance=self._chance,
         )

@@ -206,7 +206,9 @@ class Sweep:
     def _idle_elsewhere(self, worker: Worker, held: Held) -> bool:
         pools = self._term.eligible(held.needs)
         return any(
-            other is not worker and other.pool.name in pools and other.idle_for(held.needs)
+            other is not worker
+            and other.pool.name in pools
+            and other.idle_for(held.task, held.needs)
             for other in self._term.roster
         )
 

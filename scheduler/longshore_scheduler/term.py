@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from longshore_cpu_workers.build import UNKNOWN, Build
 from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
 from longshore_scheduler.plan import eligible_pools
 from longshore_scheduler.policy import Limits
@@ -44,6 +45,7 @@ class Term:
         pools: Sequence[PoolSpec],
         queues: Mapping[str, QueueSettings],
         *,
+        build: Build = UNKNOWN,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -53,6 +55,7 @@ class Term:
         self.settings = settings
         self.pools: Mapping[str, PoolSpec] = {pool.name: pool for pool in pools}
         self.offers: Mapping[str, Needs] = {pool.name: pool.offer for pool in pools}
+        self.build = build
         self.queues = queues
         self.limits = Limits(
             settings.maximum_crashes, settings.maximum_ooms, settings.maximum_interruptions

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import orjson
+
 from longshore_store.needs import Needs, lacking, parse_needs
 from longshore_store.topology_records import PoolRecord
 
@@ -18,15 +20,19 @@ _AMOUNTS = {
 
 
 class Offer(NamedTuple):
-    """A pool and what one of its workers offers."""
+    """A pool and what one of its workers offers. lacks: tasks that none of its workers has yet."""
 
     pool: PoolRecord
     shape: Needs
+    lacks: frozenset[str] = frozenset()
 
 
 def offers(pools: Iterable[PoolRecord]) -> tuple[Offer, ...]:
     """The pools, the smallest shape first: GPUs are kept for those who need them."""
-    found = [Offer(pool, parse_needs(pool.shape_json)) for pool in pools]
+    found = [
+        Offer(pool, parse_needs(pool.shape_json), frozenset(orjson.loads(pool.lacks_json)))
+        for pool in pools
+    ]
     return tuple(sorted(found, key=_size))
 
 
@@ -47,7 +53,7 @@ def shortfalls(needs: Needs, offered: Iterable[Offer]) -> Iterator[tuple[str, st
     """
     short = [
         (resource, pool, shape)
-        for pool, shape in offered
+        for pool, shape, _ in offered
         if (resource := lacking(needs, shape)) is not None
     ]
     short.sort(key=lambda one: _share(needs, one[2], one[0]), reverse=True)

@@ -29,12 +29,20 @@ def place_record(catalogue: Catalogue, job: JobRecord, now_us: int) -> job_pb2.P
     if job.state not in WAITING:
         return None
     return place(
-        catalogue, job.queue, job.needs_json, job.state, due_us=job.due_us, now_us=now_us, own=1
+        catalogue,
+        job.task,
+        job.queue,
+        job.needs_json,
+        job.state,
+        due_us=job.due_us,
+        now_us=now_us,
+        own=1,
     )
 
 
 def place(
     catalogue: Catalogue,
+    task: str,
     queue: str,
     needs_json: str,
     state: JobState,
@@ -47,13 +55,13 @@ def place(
 
     own: 1 where the job itself is among those that the queue counts as waiting.
     """
-    key = (queue, needs_json, state, due_us, own)
+    key = (task, queue, needs_json, state, due_us, own)
     found = catalogue.placements.get(key)
     if found is None:
         record = catalogue.queues.get(queue)
         ahead = max(0, record.waiting - own) if record else 0
         found = job_pb2.Placement(approximate_position=ahead)
-        _explain(found, catalogue, record, parse_needs(needs_json), state)
+        _explain(found, catalogue, record, task, parse_needs(needs_json), state)
         _estimate(found, catalogue.rate(queue), ahead, state, due_us, now_us)
         if len(catalogue.placements) < MOST_CACHED:
             catalogue.placements[key] = found
@@ -64,6 +72,7 @@ def _explain(
     placement: job_pb2.Placement,
     catalogue: Catalogue,
     queue: QueueRecord | None,
+    task: str,
     needs: Needs,
     state: JobState,
 ) -> None:
@@ -78,6 +87,10 @@ def _explain(
     fits = fitting(needs, catalogue.offers)
     if fits:
         placement.pool = fits[0].pool.name
+        missing = _without_task(catalogue, fits, task)
+        if missing:
+            _add(placement, Reason.CODE_NO_WORKER_HAS_TASK, missing)
+            return
         for code, message in _binding(fits, needs):
             _add(placement, code, message)
     elif catalogue.offers:
@@ -85,6 +98,23 @@ def _explain(
         resource = lacking(needs, catalogue.offers[-1].shape) or ""
         text = f"no pool offers the {resource} it needs"
         _add(placement, Reason.CODE_NO_CAPACITY_FOR, text, resource)
+
+
+def _without_task(catalogue: Catalogue, fits: list[Offer], task: str) -> str:
+    """Why no worker can run this task, as a sentence; empty if one can, or if none is up."""
+    # A job that needs no GPU goes to pools without, if one of them fits.
+    first = bool(fits[0].shape.gpu_millis)
+    likely = [offer for offer in fits if bool(offer.shape.gpu_millis) == first]
+    names, build = ", ".join(offer.pool.name for offer in likely), likely[0].pool.build
+    if task not in catalogue.tasks:
+        return (
+            f"no worker of {names} has task {task!r}: build {build or 'in use'} is without it;"
+            " add its module to `tasks` in the settings, or install what brings it"
+        )
+    up = [offer for offer in likely if offer.pool.ready_workers]
+    if up and all(task in offer.lacks for offer in up):
+        return f"no worker of {names} has task {task!r} yet: build {build}, which has it, comes up"
+    return ""
 
 
 def _binding(fits: list[Offer], needs: Needs) -> Iterator[tuple[Reason.Code.ValueType, str]]:
@@ -120,6 +150,7 @@ def _estimate(
 ) -> None:
     """Sets the estimate where one is known: not while paused, starting, or never drained."""
     blocking = {Reason.CODE_QUEUE_PAUSED, Reason.CODE_POOL_STARTING, Reason.CODE_NO_CAPACITY_FOR}
+    blocking.add(Reason.CODE_NO_WORKER_HAS_TASK)
     if blocking & {reason.code for reason in placement.waiting_reasons}:
         return
     full = any(r.code == Reason.CODE_POOL_FULL for r in placement.waiting_reasons)

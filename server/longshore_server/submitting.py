@@ -200,7 +200,7 @@ class _Answers:
         placed = None
         if state in WAITING:
             placed = place(
-                self._catalogue, one.queue, one.needs_json, state,
+                self._catalogue, one.task, one.queue, one.needs_json, state,
                 due_us=one.due_us, now_us=self._now_us,
             )  # fmt: skip
         return SubmitResponse(job=job, created=True, placement=placed)
@@ -218,7 +218,7 @@ class _Answers:
         if record.state in WAITING:
             response.placement.CopyFrom(
                 place(
-                    self._catalogue, record.queue, record.needs_json, record.state,
+                    self._catalogue, record.task, record.queue, record.needs_json, record.state,
                     due_us=record.due_us, now_us=self._now_us, own=1,
                 )
             )  # fmt: skip

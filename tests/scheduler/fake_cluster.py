@@ -69,6 +69,7 @@ class FakeWorker:
         self.frozen = False
         self.obeys = True
         self.deaf = False
+        self.outdated = ""
         self.stops: list[float] = []
         self.polls = 0
         self._reports: list[Report] = []
@@ -110,7 +111,7 @@ class FakeWorker:
             await self._changed.wait()
         if not self.alive:
             raise WorkerGone(f"{self.info.worker_id} is dead")
-        return PollReply(self._last, self.clock(), tuple(self._reports))
+        return PollReply(self._last, self.clock(), tuple(self._reports), self.outdated)
 
     def die(self) -> None:
         self.alive = False
@@ -159,6 +160,8 @@ class FakeCluster:
         self.failing_starts = 0
         self.created = 0
         self.places: int | None = None
+        self.code: str | None = None  # the build that its machines have; None is the wanted one
+        self.tasks: frozenset[str] | None = None
         self.closed = False
         self.gone = asyncio.Event()
         self._pids = itertools.count(1000)
@@ -187,7 +190,15 @@ class FakeCluster:
             await asyncio.sleep(0.002)
         capacity = wire_needs(pool.shape_json)
         place = (worker_id, pool.name, "node", next(self._pids))
-        info = WorkerInfo(*place, capacity, protocol=PROTOCOL)
+        build = pool.build if self.code is None else self.code
+        info = WorkerInfo(
+            *place,
+            capacity,
+            protocol=PROTOCOL,
+            build=build,
+            made_for=pool.build,
+            tasks=self.tasks,
+        )
         self.workers[worker_id] = FakeWorker(info, self.clock)
         return info
 

@@ -53,6 +53,27 @@ def test_no_more_than_there_is_room_for() -> None:
     assert [head.id for head in planned.waiting] == [f"a-t-{n}" for n in range(4, 10)]
 
 
+def test_a_job_goes_to_a_worker_that_has_its_task() -> None:
+    old = make_view("old", tasks=frozenset({"t"}), behind=True)
+    new = make_view("new", tasks=frozenset({"t", "brandnew"}))
+    heads = make_heads(3, task="brandnew")
+    assert placed_by_worker(plan(make_snapshot([old, new], heads))) == {"new": 3}
+    planned = plan(make_snapshot([old], heads))
+    assert not planned.placements
+    assert planned.waiting == heads, "none has it: it waits"
+    silent = make_view("silent")  # one that does not say what it has is tried
+    assert placed_by_worker(plan(make_snapshot([silent], heads))) == {"silent": 3}
+    lacking = silent._replace(lacks=frozenset({"brandnew"}))
+    assert not plan(make_snapshot([lacking], heads)).placements
+
+
+def test_the_new_build_is_filled_before_an_old_one() -> None:
+    tasks = frozenset({"t"})
+    old, new = make_view("a", tasks=tasks, behind=True), make_view("b", tasks=tasks)
+    planned = plan(make_snapshot([old, new], make_heads(6)))
+    assert placed_by_worker(planned) == {"b": 4, "a": 2}
+
+
 def test_no_more_at_once_than_runners() -> None:
     planned = plan(make_snapshot([make_view("w", runners=2)], make_heads(10)))
     assert placed_by_worker(planned) == {"w": 2}

@@ -223,7 +223,7 @@ def test_what_waits_leaves_time_to_answer(deadline: float) -> None:
 
 def test_estimate_from_the_rate() -> None:
     found = catalogue([queue(waiting=500)], {"default": Rate(50, 10)}, POOLS[:1])
-    placed = place(found, "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    placed = place(found, "echo", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
     assert placed.approximate_position == 500
     assert placed.estimated_start_time.seconds == 10
     assert placed.estimated_start_spread.seconds == 2
@@ -233,7 +233,7 @@ def test_estimate_from_the_rate() -> None:
 def test_busy_pool() -> None:
     busy = POOLS[0]._replace(active_attempts=4)
     found = catalogue([queue(waiting=5)], {}, [busy])
-    placed = place(found, "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    placed = place(found, "echo", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
     codes = [reason.code for reason in placed.waiting_reasons]
     assert codes == [job_pb2.WaitingReason.CODE_POOL_FULL]
     assert not placed.HasField("estimated_start_time")
@@ -242,10 +242,28 @@ def test_busy_pool() -> None:
 def test_pools_that_shrank() -> None:
     need = needs_json(cpu_millis=64_000)
     found = catalogue([queue()], {}, POOLS)
-    placed = place(found, "default", need, JobState.QUEUED, due_us=None, now_us=0)
+    placed = place(found, "echo", "default", need, JobState.QUEUED, due_us=None, now_us=0)
     (reason,) = placed.waiting_reasons
     assert reason.code == job_pb2.WaitingReason.CODE_NO_CAPACITY_FOR
     assert (reason.resource, placed.pool) == ("cpu", "")
+
+
+def test_a_job_whose_task_no_worker_has() -> None:
+    cpu = POOLS[0]._replace(build="abc", lacks_json='["echo"]')
+    found = catalogue([queue()], {}, [cpu, POOLS[1]])
+    placed = place(found, "echo", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    (reason,) = placed.waiting_reasons
+    assert reason.code == job_pb2.WaitingReason.CODE_NO_WORKER_HAS_TASK
+    assert "'echo'" in reason.message
+    assert "abc" in reason.message
+    assert not placed.HasField("estimated_start_time")
+    gone = place(found, "gone", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    (reason,) = gone.waiting_reasons
+    assert reason.code == job_pb2.WaitingReason.CODE_NO_WORKER_HAS_TASK
+    assert "without it" in reason.message
+    starting = catalogue([queue()], {}, [cpu._replace(ready_workers=0)])
+    placed = place(starting, "echo", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    assert [r.code for r in placed.waiting_reasons] == [job_pb2.WaitingReason.CODE_POOL_STARTING]
 
 
 def test_slots() -> None:

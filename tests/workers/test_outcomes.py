@@ -57,6 +57,7 @@ async def test_an_unknown_task_never_starts(one: Bench) -> None:
     await one.assign(job("a", "nonesuch"))
     failed = await one.failed("a")
     assert (failed.failure.reason, failed.failure.code) == ("UNKNOWN_TASK", 5)
+    assert failed.failure.failure_class is FailureClass.PREEMPTED, "another worker may have it"
     assert failed.seconds is None
     assert not one.of(Started)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,9 +113,9 @@ def test_without_devices_a_gpu_worker_says_so(monkeypatch: pytest.MonkeyPatch) -
         bind([])
 
 
-def catalogue(*modules: str) -> subprocess.CompletedProcess[str]:
+def catalogue(*modules: str, folder: Path = Path()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "longshore_cpu_workers.catalogue", *modules]
-    env = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+    env = {"PYTHONPATH": ":".join(entry for entry in (*sys.path, str(folder)) if entry)}
     return subprocess.run(
         command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=False
     )
@@ -122,8 +124,13 @@ def catalogue(*modules: str) -> subprocess.CompletedProcess[str]:
 def test_the_catalogue_describes_tasks_as_json() -> None:
     done = catalogue("tasks_plain")
     assert done.returncode == 0, done.stderr
-    names = {described["name"] for described in json.loads(done.stdout)}
+    found = json.loads(done.stdout)
+    names = {described["name"] for described in found["tasks"]}
     assert {"double", "gather"} <= names
+    build_id, description, tasks = found["build"]
+    assert re.fullmatch("[0-9a-f]{12}", build_id)
+    assert "longshore" in description
+    assert set(tasks) == names
 
 
 def test_the_catalogue_says_in_one_line_what_is_wrong() -> None:
@@ -132,6 +139,14 @@ def test_the_catalogue_says_in_one_line_what_is_wrong() -> None:
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "no licence" in done.stderr
+    assert "tasks_broken.py:" in done.stderr, "the file and the line"
+
+
+def test_a_module_that_ends_the_interpreter_is_a_broken_one(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    done = catalogue("leaves", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"SystemExit: 0 [{tmp_path}/leaves.py:2]" in done.stderr
 
 
 async def test_speed(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
