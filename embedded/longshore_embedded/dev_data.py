@@ -38,7 +38,9 @@ class DataFolder:
     def take(self) -> None:
         """Raises Unusable where another cluster has it, or it cannot be written."""
         try:
-            (self.path / "logs").mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=True)
+            (self.path / "logs").mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,7 +64,7 @@ class DataFolder:
             shutil.rmtree(left, ignore_errors=True)
         self.scratch = tempfile.mkdtemp(prefix=_SCRATCH)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, self.scratch.encode(), 0)
+        os.pwrite(lock, os.fsencode(self.scratch), 0)
 
     def release(self) -> None:
         """Gives it back."""

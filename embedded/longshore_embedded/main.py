@@ -54,7 +54,7 @@ def run(options: UpOptions) -> int:
             raise ImportError(f"no module named {name!r}", name=name)
     try:
         check_address(options.listen, insecure=options.insecure)
-        options.data.mkdir(parents=True, exist_ok=True)
+        options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except UnusableAddress as error:
         return _refuse(str(error))
     except OSError as error:

@@ -82,7 +82,7 @@ def end_strays(marker: str, *, patience: float = 0.0) -> int:
     holds the lock of the data folder next is the one who may end them.
     """
     spared = {os.getpid(), *_ancestors(), *descendants(os.getpid())}
-    wanted = marker.encode()
+    wanted = os.fsencode(marker)
     strays = [pid for pid in _all() if pid not in spared and wanted in _environment(pid)]
     _signal_all(strays, signal.SIGKILL)
     deadline = time.monotonic() + patience

@@ -25,10 +25,12 @@ from longshore_scheduler.declaring import declare_queues
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
 from longshore_server.server import ListenError, LongshoreServer
+from longshore_store.logs import LogOptions, start_logging
 from longshore_store.process import run_process
 from longshore_store.settings import Settings, load_settings
 from longshore_store.sql import SqlStore
 
+NAME = "longshore up"
 _DRAIN_GRACE = 10.0
 
 
@@ -42,6 +44,8 @@ class ServiceOptions:
     simulate_gpus: int
     insecure: bool
     store: str | None
+    log_level: str | None
+    log_format: str | None
     parent_pid: int
 
     @classmethod
@@ -134,11 +138,15 @@ def main() -> int:
     options = ServiceOptions.from_json(sys.argv[1])
     die_with_parent(options.parent_pid, signal.SIGTERM)
 
+    logs = LogOptions(options.log_level, options.log_format)
+
     async def serve(told: asyncio.Event) -> None:
-        settings = with_pools(load_settings(options.config), options.simulate_gpus)
+        declared = load_settings(options.config)
+        start_logging(NAME, logs, declared.logging)
+        settings = with_pools(declared, options.simulate_gpus)
         await Service(options, settings).run(told)
 
-    return run_process("longshore up", serve, (ListenError, CatalogueError))
+    return run_process(NAME, serve, (ListenError, CatalogueError), logs)
 
 
 if __name__ == "__main__":

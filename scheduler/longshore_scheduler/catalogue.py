@@ -50,10 +50,11 @@ async def read_catalogue(modules: Sequence[str]) -> TaskCatalogue:
         if child.returncode is None:
             child.kill()
             await child.wait()
-    if child.returncode != 0:
-        last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+    if child.returncode != 0 or not out:
+        last = err.decode(errors="replace").strip().splitlines()[-1:]
+        said = last or [f"loading the tasks ended with status {child.returncode}: a module ends it"]
         raise CatalogueError(
-            f"{last[0]} (correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
+            f"{said[0]} (correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
         )
     return _parse(out)
 

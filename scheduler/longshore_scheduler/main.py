@@ -19,12 +19,15 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.group import run_alone
+from longshore.cli.log_options import LogFormat, LogLevel
 from longshore_scheduler.catalogue import CatalogueError, read_catalogue
 from longshore_scheduler.declaring import declare_queues
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
 from longshore_store.bus import BusRefused, open_bus
 from longshore_store.dialects import require_shared
+from longshore_store.logs import LogOptions, start_logging
 from longshore_store.process import run_process
 from longshore_store.settings import Settings, SettingsError, load_settings
 from longshore_store.sql import SqlStore
@@ -45,6 +48,7 @@ class SchedulerOptions:
     scratch: Path
     config: Path | None
     simulate_gpus: bool
+    logs: LogOptions
 
 
 async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
@@ -57,6 +61,7 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
     """
     require_shared(options.store)
     settings = load_settings(options.config)
+    start_logging(NAME, options.logs, settings.logging)
     if not settings.pools:
         raise SettingsError(
             f"pools: {options.config or 'the settings'} declares none: add a [pools.NAME], and"
@@ -114,7 +119,7 @@ def _check_ray(address: str) -> None:
 def _check_artifacts(folder: Path) -> None:
     """Raises SettingsError where no file can be written: each job with files would fail there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what jobs write is private
         with TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
     except OSError as error:
@@ -135,50 +140,70 @@ def _cluster(options: SchedulerOptions, settings: Settings) -> RayCluster:
 def command(
     *,
     store: Annotated[
-        str, typer.Option(envvar="LONGSHORE_STORE", help="postgresql://USER:PASSWORD@HOST/DB")
+        str,
+        typer.Option(
+            envvar="LONGSHORE_STORE", metavar="URL", help="postgresql://USER:PASSWORD@HOST/DB"
+        ),
     ],
     artifacts: Annotated[
         Path,
         typer.Option(
-            envvar="LONGSHORE_ARTIFACTS", help="Where results' files go: a path all nodes share."
+            envvar="LONGSHORE_ARTIFACTS",
+            metavar="FOLDER",
+            help="Where results' files go: a path all nodes share.",
         ),
     ],
     redis: Annotated[
         str | None,
-        typer.Option(envvar="LONGSHORE_REDIS", help="redis://HOST:PORT; left out, it polls."),
+        typer.Option(
+            envvar="LONGSHORE_REDIS", metavar="URL", help="redis://HOST:PORT; left out, it polls."
+        ),
     ] = None,
     ray: Annotated[
         str,
-        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of Ray's head; this is a node of it."),
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            metavar="ADDRESS",
+            help="HOST:PORT of Ray's head; this is a node of it.",
+        ),
     ] = "auto",
     scratch: Annotated[
-        Path, typer.Option(envvar="LONGSHORE_SCRATCH", help="Working files, on each node's disk.")
+        Path,
+        typer.Option(
+            envvar="LONGSHORE_SCRATCH", metavar="FOLDER", help="Working files, on each node's disk."
+        ),
     ] = Path("/tmp/longshore-scratch"),  # noqa: S108  # a folder of a node, made when it is used
     config: Annotated[
         Path | None,
         typer.Option(
-            envvar="LONGSHORE_CONFIG", exists=True, dir_okay=False, help="Settings: a TOML file."
+            envvar="LONGSHORE_CONFIG",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Settings: a TOML file.",
         ),
     ] = None,
     simulate_gpus: Annotated[
         bool, typer.Option("--simulate-gpus", help="Pretend the devices of GPU pools.")
     ] = False,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Place jobs on the workers of a Ray cluster, until it is told to stop."""
+    logs = LogOptions(log_level, log_format)
     options = SchedulerOptions(
-        store, redis, ray, artifacts.absolute(), scratch.absolute(), config, simulate_gpus
+        store, redis, ray, artifacts.absolute(), scratch.absolute(), config, simulate_gpus, logs
     )
-    status = run_process(NAME, lambda told: serve(options, told), (CatalogueError, BusRefused))
+    refusals = (CatalogueError, BusRefused)
+    status = run_process(NAME, lambda told: serve(options, told), refusals, logs)
     raise typer.Exit(status)
 
 
 def main() -> None:
     """The entry of the command."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is said in one line
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
     try:
-        app()
+        run_alone(NAME, command)
     except SystemExit as ended:
         status = int(ended.code or 0)
     logging.shutdown()

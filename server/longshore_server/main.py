@@ -15,10 +15,13 @@ from typing import Annotated
 import typer
 
 from longshore.cli.addresses import UnusableAddress, check_address
+from longshore.cli.group import run_alone
+from longshore.cli.log_options import LogFormat, LogLevel
 from longshore.cli.up import DEFAULT_LISTEN
 from longshore_server.server import ListenError, LongshoreServer
 from longshore_store.bus import BusRefused, open_bus
 from longshore_store.dialects import require_shared
+from longshore_store.logs import LogOptions, start_logging
 from longshore_store.process import run_process
 from longshore_store.settings import load_settings
 from longshore_store.sql import SqlStore
@@ -34,6 +37,7 @@ class ServerOptions:
     redis: str | None
     listen: str
     config: Path | None
+    logs: LogOptions
 
 
 async def serve(options: ServerOptions, told: asyncio.Event) -> None:
@@ -45,6 +49,7 @@ async def serve(options: ServerOptions, told: asyncio.Event) -> None:
     """
     require_shared(options.store)
     settings = load_settings(options.config)
+    start_logging(NAME, options.logs, settings.logging)
     async with AsyncExitStack() as stack:
         store = SqlStore(options.store, cluster=settings.cluster)
         await store.open()
@@ -61,24 +66,38 @@ async def serve(options: ServerOptions, told: asyncio.Event) -> None:
 def command(
     *,
     store: Annotated[
-        str, typer.Option(envvar="LONGSHORE_STORE", help="postgresql://USER:PASSWORD@HOST/DB")
+        str,
+        typer.Option(
+            envvar="LONGSHORE_STORE", metavar="URL", help="postgresql://USER:PASSWORD@HOST/DB"
+        ),
     ],
     redis: Annotated[
         str | None,
-        typer.Option(envvar="LONGSHORE_REDIS", help="redis://HOST:PORT; left out, it polls."),
+        typer.Option(
+            envvar="LONGSHORE_REDIS", metavar="URL", help="redis://HOST:PORT; left out, it polls."
+        ),
     ] = None,
     listen: Annotated[
-        str, typer.Option(envvar="LONGSHORE_LISTEN", help="HOST:PORT of the gRPC server.")
+        str,
+        typer.Option(
+            envvar="LONGSHORE_LISTEN", metavar="HOST:PORT", help="The address of the gRPC server."
+        ),
     ] = DEFAULT_LISTEN,
     config: Annotated[
         Path | None,
         typer.Option(
-            envvar="LONGSHORE_CONFIG", exists=True, dir_okay=False, help="Settings: a TOML file."
+            envvar="LONGSHORE_CONFIG",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Settings: a TOML file.",
         ),
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Permit plain text where others can reach it.")
     ] = False,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Serve gRPC over a shared Postgres, until it is told to stop."""
     try:
@@ -86,16 +105,15 @@ def command(
     except UnusableAddress as error:
         typer.echo(f"{NAME}: {error}", err=True)
         raise typer.Exit(2) from None
-    options = ServerOptions(store, redis, listen, config)
-    status = run_process(NAME, lambda told: serve(options, told), (ListenError, BusRefused))
+    logs = LogOptions(log_level, log_format)
+    options = ServerOptions(store, redis, listen, config, logs)
+    status = run_process(NAME, lambda told: serve(options, told), (ListenError, BusRefused), logs)
     raise typer.Exit(status)
 
 
 def main() -> None:
     """The entry of the command."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    app()
+    run_alone(NAME, command)
 
 
 if __name__ == "__main__":

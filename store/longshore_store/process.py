@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import io
 import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 
 from longshore_store.dialects import StoreLocked, UnusableUrl
+from longshore_store.logs import DEFAULTS, LogOptions, logs_json, start_logging
 from longshore_store.model import StoreMismatch, StoreRefused, StoreUnavailable
 from longshore_store.settings import SettingsError
 
@@ -43,17 +45,22 @@ class Superseded(Exception):
     """This process is of no more use, and that is no fault: the one started next is."""
 
 
-def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] = ()) -> int:
+def run_process(
+    name: str,
+    serve: _Serve,
+    refusals: tuple[type[Exception], ...] = (),
+    logs: LogOptions = DEFAULTS,
+) -> int:
     """Runs `serve(told)` until it returns; SIGTERM and SIGINT set `told`. Returns the status.
 
     name: what its lines on standard error begin with. refusals: exceptions, beside REFUSALS,
     whose message says all there is to say: status 2 and no traceback. A store that is away is
-    said in one line too, with status 1: started again later, the process may find it there.
+    said in one line too, with status 1: started again later, the process may find it there. logs:
+    what the command line says of the log; `serve` calls `start_logging` with the settings.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    start_logging(name, logs)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text
     sys.setswitchinterval(_SWITCH_INTERVAL)
     # Thousands of small tuples come and go in every cycle; what was imported never goes.
     gc.set_threshold(50_000, 10, 10)
@@ -77,6 +84,9 @@ def run_process(name: str, serve: _Serve, refusals: tuple[type[Exception], ...] 
 
 
 def _say(name: str, error: Exception) -> None:
+    if logs_json():
+        _log.error("%s", error)
+        return
     for line in str(error).splitlines():
         print(f"{name}: {line}", file=sys.stderr)  # noqa: T201  # before there is a log
 

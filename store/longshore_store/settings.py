@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -118,6 +118,18 @@ class RetentionSettings(_Section):
     batch: int = Field(500, ge=1, le=10_000)
 
 
+class LoggingSettings(_Section):
+    """What the processes write to their log, on standard error.
+
+    level: what is less is left out. format: text, or json with one object a line, which names the
+    job, the worker and the queue in fields of their own. `--log-level` and `--log-format` come
+    first.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
 class Settings(_Section):
     """A whole deployment.
 
@@ -131,6 +143,7 @@ class Settings(_Section):
     scheduler: SchedulerSettings = SchedulerSettings()
     server: ServerSettings = ServerSettings()
     retention: RetentionSettings = RetentionSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
     def _abandoned_after_the_lease(self) -> Settings:

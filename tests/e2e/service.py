@@ -52,9 +52,10 @@ class Service:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.data = folder / "data"
+        # A path may hold any character, and need not be text.
+        self.data = folder / os.fsdecode(b"da ta #1 100%25 ?x=1 \xc3\xa9\xe6\x97\xa5 \xff")
         self.log = folder / "log"
-        self.config = folder / "longshore.toml"
+        self.config = folder / "long shore#?.toml"
         self.config.write_text(SETTINGS)
         self.process: subprocess.Popen[bytes] | None = None
         self.target = ""

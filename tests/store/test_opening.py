@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, literal, select, text
 
 from longshore_store import opening
 from longshore_store.dialects import make_dialect, postgres
+from longshore_store.dialects.beside import read_beside
 from longshore_store.migrations import HEAD, upgrade
 from longshore_store.model import StoreMismatch, StoreUnavailable
 from longshore_store.sql import SqlStore
@@ -275,6 +277,23 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database" * 100)
     said = await obstacle(f"sqlite:///{tmp_path}/text.db")
     assert f"file {tmp_path}/text.db: cannot be used as a database" in said
+
+
+async def test_a_file_may_lie_at_any_path_and_is_private(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"da ta #1 100%25 ?x=1 \xc3\xa9 \xff")
+    store = SqlStore(f"sqlite:///{folder}/store.db")
+    await store.open()
+    try:
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        beside = read_beside(f"sqlite:///{folder}/store.db")
+        assert await beside.now_us() > 0
+        assert list(await beside.rows(select(literal(1)), {})) == [(1,)]
+        await beside.close()
+    finally:
+        await store.close()
+    assert modes.keys() >= {"store.db", "store.db-wal"}
+    assert set(modes.values()) == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_url_that_cannot_be_read_is_not_repeated() -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.folders import absolute
+
 DEFAULT_DATA = Path("~/.local/share/longshore-dev-cluster")
 
 
@@ -34,7 +36,7 @@ def dev_cluster(
     try:
         module = importlib.import_module("longshore_embedded.dev_cluster")
         options = module.DevClusterOptions(
-            data=data.expanduser().absolute(),
+            data=absolute(data, "--data"),
             servers=servers,
             schedulers=schedulers,
             nodes=nodes,

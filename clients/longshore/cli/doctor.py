@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.folders import absolute
 from longshore.cli.settings import Settings
 from longshore.cli.up import DEFAULT_DATA
 
@@ -73,7 +74,7 @@ def doctor(
         raise typer.BadParameter("--cluster is looked for on a Ray cluster: give --ray too")
     settings = context.find_object(Settings)
     options = DoctorOptions(
-        data=data.expanduser().absolute(),
+        data=absolute(data, "--data"),
         store=_store(context, store),
         repair=repair,
         ray=ray,

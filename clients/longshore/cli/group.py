@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, ClassVar
@@ -21,7 +21,32 @@ GLOBAL_FLAGS = ("--json", "--wide")
 USAGE = 2
 
 
-class Command(TyperCommand):
+class _Plain:
+    """Ends the process itself, and says what was used wrongly in one sentence or as JSON."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs a command line and ends the process; wrong usage is one sentence, or JSON."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            main = super().main  # type: ignore[misc]  # of the class beside this one
+            status = main(words, prog_name, complete_var, standalone_mode=False, **extra)
+        except typer.Abort:
+            sys.exit(130)
+        except TyperException as error:
+            _say(error, as_json="--json" in _partition(words, "--")[0])
+            sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+class Command(_Plain, TyperCommand):
     """A command whose help names no types of Python: an argument is said by its metavar."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -41,7 +66,7 @@ def _no_type(ctx: Any) -> str:  # noqa: ARG001
     return ""
 
 
-class Group(TyperGroup):
+class Group(_Plain, TyperGroup):
     """Commands by name, in the order of the help; set `members` in a subclass.
 
     It takes the global options behind the command too: `longshore status ID --json`.
@@ -78,25 +103,17 @@ class Group(TyperGroup):
         """Moves the global options to the front, where they are declared."""
         return super().parse_args(ctx, _globals_first(args))
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Runs a command line and ends the process; wrong usage is one sentence, or JSON."""
-        words = list(sys.argv[1:] if args is None else args)
-        try:
-            status = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
-        except typer.Abort:
-            sys.exit(130)
-        except TyperException as error:
-            _say(error, as_json="--json" in _partition(words, "--")[0])
-            sys.exit(error.exit_code)
-        sys.exit(status if isinstance(status, int) else 0)
+
+def run_alone(name: str, function: Callable[..., None]) -> None:
+    """Runs a program that is one command, and ends the process."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command(cls=Command)(function)
+    app(prog_name=name)
 
 
 def _say(error: TyperException, *, as_json: bool) -> None:

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.folders import absolute
+from longshore.cli.log_options import LogFormat, LogLevel
+
 DEFAULT_DATA = Path("~/.local/share/longshore")
 DEFAULT_LISTEN = "127.0.0.1:7233"
 
@@ -24,6 +27,7 @@ class UpOptions:
         simulate_gpus: how many devices to pretend.
         insecure: True permits plain text on an address that others can reach.
         store: the URL of the store; None is SQLite in the data folder.
+        log_level, log_format: of the log; None leaves them to the settings.
     """
 
     data: Path
@@ -32,6 +36,8 @@ class UpOptions:
     simulate_gpus: int
     insecure: bool
     store: str | None
+    log_level: str | None = None
+    log_format: str | None = None
 
 
 def up(
@@ -58,15 +64,19 @@ def up(
         help="The URL of the store, such as postgresql://HOST/DB.",
         show_default="SQLite",
     ),
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Run Longshore on this machine until it is interrupted."""
     options = UpOptions(
-        data=data.expanduser().absolute(),
+        data=absolute(data, "--data"),
         listen=listen,
         config=None if config is None else config.absolute(),
         simulate_gpus=simulate_gpus,
         insecure=insecure,
         store=store,
+        log_level=log_level,
+        log_format=log_format,
     )
     raise typer.Exit(_run(options))
 

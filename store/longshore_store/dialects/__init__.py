@@ -18,9 +18,10 @@ from sqlalchemy.exc import ArgumentError
 
 from longshore_store.model import StoreUnavailable
 
+_FILES = ("sqlite", "sqlite+aiosqlite")
 _REMEDY = (
     "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE,"
-    " with %XX for special characters"
+    " with %XX for special characters of USER and PASSWORD"
 )
 
 Kind = Literal["text", "int"]
@@ -186,11 +187,14 @@ def parse_url(url: str) -> URL:
     Raises:
         UnusableUrl: it is neither.
     """
+    scheme, separator, path = url.partition(":///")
+    if separator and scheme in _FILES:  # a path may hold any character, also ? and %
+        return URL.create("sqlite", database=path)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # which may quote a password
         raise UnusableUrl(f"the URL of the store cannot be read: {_REMEDY}") from None
-    if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
+    if parsed.drivername in _FILES:
         return parsed.set(drivername="sqlite")
     if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
         return parsed.set(drivername="postgresql+asyncpg")

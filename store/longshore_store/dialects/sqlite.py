@@ -90,7 +90,8 @@ class SqliteDialect(Built):
         await self._writer.close()
 
     def lock(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Payloads are private: others than the owner read neither the folder nor the file.
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"{self._path}.lock"
         fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -102,6 +103,8 @@ class SqliteDialect(Built):
                 " a data directory of its own"
             ) from error
         self._lock_fd = fd
+        # SQLite gives the mode of the file to its WAL too.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def unlock(self) -> None:
         if self._lock_fd is not None:
