@@ -46,8 +46,8 @@ class SpecOptions(TypedDict, total=False):
         schedule_time: not before; an aware datetime, or a timedelta from now.
         retry: how failed attempts are repeated.
         timeouts: the deadlines.
-        fairness_key: what fair sharing inside a tenant goes by.
-        expected_duration: seconds, or a timedelta; chooses the fast or the slow lane.
+        fairness_key: what fair sharing inside a tenant goes by; not served yet, so it is refused.
+        expected_duration: seconds, or a timedelta; not served yet, so it is refused.
         notify: who is told when the job ends.
     """
 
@@ -200,7 +200,7 @@ def _set_timeouts(spec: job_pb2.JobSpec, value: Timeouts | job_pb2.Timeouts) -> 
     if isinstance(value, job_pb2.Timeouts):
         spec.timeouts.CopyFrom(value)
         return
-    for name in ("queue", "attempt", "total", "heartbeat", "cancel_grace"):
+    for name in ("queue", "attempt", "total", "cancel_grace"):
         seconds = getattr(value, name)
         if seconds is not None:
             getattr(spec.timeouts, name).CopyFrom(to_duration(seconds))

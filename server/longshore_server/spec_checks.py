@@ -48,7 +48,9 @@ def check_spec(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> N
         faults.unserved(f"{at}.notify", "is not served by this release: leave it out, and watch")
     if not 0 <= spec.priority <= 100:
         faults.add(f"{at}.priority", f"is {spec.priority}; give 0 to 100")
-    check_text(spec.fairness_key, 128, f"{at}.fairness_key", faults)
+    if spec.fairness_key:
+        text = "is not served by this release: leave it out; tenants of a queue share it fairly"
+        faults.unserved(f"{at}.fairness_key", text)
     check_labels(dict(spec.labels), f"{at}.labels", faults)
     check_inputs(spec, f"{at}.inputs", faults)
     if spec.HasField("resources"):
@@ -60,7 +62,8 @@ def check_spec(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> N
     if spec.HasField("schedule_time"):
         check_schedule(spec.schedule_time, f"{at}.schedule_time", now_us, faults)
     if spec.HasField("expected_duration"):
-        check_duration(spec.expected_duration, f"{at}.expected_duration", faults)
+        text = "is not served by this release: leave it out; run times are measured"
+        faults.unserved(f"{at}.expected_duration", text)
 
 
 def check_view(view: int, faults: Faults) -> None:
@@ -174,6 +177,10 @@ def check_retry(policy: job_pb2.RetryPolicy, at: str, faults: Faults) -> None:
 def check_timeouts(timeouts: job_pb2.Timeouts, at: str, faults: Faults) -> None:
     """Spans that are at most 30 days; only cancel_grace may be zero, which is kill at once."""
     for field, value in timeouts.ListFields():
+        if field.name == "heartbeat":
+            text = "is not served by this release: leave it out, and set attempt"
+            faults.unserved(f"{at}.heartbeat", text)
+            continue
         positive = field.name != "cancel_grace"
         check_duration(value, f"{at}.{field.name}", faults, positive=positive)
 

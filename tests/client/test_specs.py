@@ -71,7 +71,6 @@ def test_inputs_are_paths_uris_or_references(
         (Timeouts, {"queue": 0.0}, "Timeouts.queue"),
         (Timeouts, {"attempt": float("inf")}, "Timeouts.attempt is inf; give 0.001 to 2,592,000"),
         (Timeouts, {"total": float("nan")}, "Timeouts.total"),
-        (Timeouts, {"heartbeat": -1.0}, "Timeouts.heartbeat"),
         (Timeouts, {"cancel_grace": -0.1}, "Timeouts.cancel_grace"),
     ],
 )

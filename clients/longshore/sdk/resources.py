@@ -70,7 +70,6 @@ class Timeouts:
         queue: from acceptance to the first start.
         attempt: one attempt.
         total: from acceptance to the end, retries included.
-        heartbeat: silence of a worker before its lease is taken away.
         cancel_grace: from the cancel signal to the kill.
 
     Raises:
@@ -80,11 +79,10 @@ class Timeouts:
     queue: float | None = None
     attempt: float | None = 3600.0
     total: float | None = None
-    heartbeat: float = 30.0
     cancel_grace: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("queue", "attempt", "total", "heartbeat"):
+        for name in ("queue", "attempt", "total"):
             if (seconds := getattr(self, name)) is not None:
                 _require(f"Timeouts.{name}", seconds, _SHORTEST, _LONGEST)
         _require("Timeouts.cancel_grace", self.cancel_grace, 0, _LONGEST)

@@ -339,7 +339,9 @@ class Timeouts(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> _duration_pb2.Duration:
-        """Silence of the worker before its lease is taken away."""
+        """Silence of the task, which neither reports progress nor saves a checkpoint.
+        Not served yet: refused.
+        """
 
     @_builtins.property
     def cancel_grace(self) -> _duration_pb2.Duration:
@@ -476,7 +478,7 @@ class JobSpec(_message.Message):
     """0 to 100; larger runs sooner. Unset takes 50."""
     fairness_key: _builtins.str
     """The key that fair sharing and per-key limits use inside a tenant; at most
-    128 characters.
+    128 characters. Not served yet: refused.
     """
     @_builtins.property
     def inputs(self) -> _containers.MessageMap[_builtins.str, Global___PayloadRef]:
@@ -509,7 +511,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def expected_duration(self) -> _duration_pb2.Duration:
-        """What the caller thinks it takes; it chooses the fast or the slow lane."""
+        """What the caller thinks it takes. Not served yet: refused."""
 
     @_builtins.property
     def notify(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotificationTarget]:
@@ -1022,9 +1024,9 @@ class WaitingReason(_message.Message):
         CODE_POOL_FULL: WaitingReason._Code.ValueType  # 2
         """Every worker that fits is busy."""
         CODE_TENANT_SHARE: WaitingReason._Code.ValueType  # 3
-        """Its tenant uses up its share."""
+        """Its tenant uses up its share. Not sent by this release."""
         CODE_KEY_LIMIT: WaitingReason._Code.ValueType  # 4
-        """The limit of its fairness key is reached."""
+        """The limit of its fairness key is reached. Not sent by this release."""
         CODE_NO_CAPACITY_FOR: WaitingReason._Code.ValueType  # 5
         """Workers that fit exist but none has this resource free; see resource."""
         CODE_POOL_STARTING: WaitingReason._Code.ValueType  # 6
@@ -1037,6 +1039,10 @@ class WaitingReason(_message.Message):
         """No worker that fits has its task: a deploy that brings it is under way, or
         took it away.
         """
+        CODE_NO_SCHEDULER: WaitingReason._Code.ValueType  # 10
+        """No scheduler leads: nothing is placed until one does."""
+        CODE_POOL_CORDONED: WaitingReason._Code.ValueType  # 11
+        """No worker of its pool takes work: each is cordoned or drained."""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """Code is the machine-readable part."""
@@ -1048,9 +1054,9 @@ class WaitingReason(_message.Message):
     CODE_POOL_FULL: WaitingReason.Code.ValueType  # 2
     """Every worker that fits is busy."""
     CODE_TENANT_SHARE: WaitingReason.Code.ValueType  # 3
-    """Its tenant uses up its share."""
+    """Its tenant uses up its share. Not sent by this release."""
     CODE_KEY_LIMIT: WaitingReason.Code.ValueType  # 4
-    """The limit of its fairness key is reached."""
+    """The limit of its fairness key is reached. Not sent by this release."""
     CODE_NO_CAPACITY_FOR: WaitingReason.Code.ValueType  # 5
     """Workers that fit exist but none has this resource free; see resource."""
     CODE_POOL_STARTING: WaitingReason.Code.ValueType  # 6
@@ -1063,6 +1069,10 @@ class WaitingReason(_message.Message):
     """No worker that fits has its task: a deploy that brings it is under way, or
     took it away.
     """
+    CODE_NO_SCHEDULER: WaitingReason.Code.ValueType  # 10
+    """No scheduler leads: nothing is placed until one does."""
+    CODE_POOL_CORDONED: WaitingReason.Code.ValueType  # 11
+    """No worker of its pool takes work: each is cordoned or drained."""
 
     CODE_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
