@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from longshore_cpu_workers.tasks.transcoding import ffmpeg, segments
+from longshore_cpu_workers.tasks.transcoding import ffmpeg, parts, segments
 from longshore_cpu_workers.tasks.transcoding.execution import failure_of
 from longshore_cpu_workers.tasks.transcoding.ledger import Saved, Segment
 from longshore_cpu_workers.tasks.transcoding.params import Rendition, TranscodeParams
@@ -43,7 +43,8 @@ def params(*renditions: dict[str, Any], **others: Any) -> TranscodeParams:
 
 
 def words(*renditions: dict[str, Any], src: Source | None = None, **others: Any) -> list[str]:
-    return ffmpeg.command("ffmpeg", src or source(), params(*renditions, **others), OUT, threads=2)
+    asked = params(*renditions, **others)
+    return ffmpeg.command("ffmpeg", src or source(), asked, OUT, parts.whole(asked), threads=2)
 
 
 def after(command: list[str], option: str) -> list[str]:
@@ -80,7 +81,7 @@ def test_a_hostile_path_is_one_word_behind_a_protocol() -> None:
 
 def test_a_percent_sign_in_the_folder_is_no_pattern() -> None:
     asked = params({"name": "a", "height": 720}, thumbnails={"count": 1})
-    command = ffmpeg.command("ffmpeg", source(), asked, Path("/o%d"), threads=1)
+    command = ffmpeg.command("ffmpeg", source(), asked, Path("/o%d"), parts.whole(asked), threads=1)
     assert command[-1] == "file:/o%%d/thumb-%03d.jpg"
 
 
@@ -172,6 +173,9 @@ def test_reports_are_parsed_block_by_block() -> None:
         (228, ("[out#0] [error] Error muxing: No space left on device",), "DISK_FULL", "disk is"),
         (1, ("[error] Cannot allocate memory",), "OUT_OF_MEMORY", "Cannot allocate memory"),
         (-9, (), "FFMPEG_KILLED", "SIGKILL; most likely"),
+        (-15, (), "FFMPEG_KILLED", "SIGTERM"),
+        (-6, ("free(): invalid size",), "FFMPEG_CRASHED", "SIGABRT"),
+        (-11, (), "FFMPEG_CRASHED", "SIGSEGV"),
         (1, ("[enc] [error] bad size", "[fatal] Conversion failed!"), "FFMPEG_FAILED", "bad size"),
         (1, (), "FFMPEG_FAILED", "it said nothing"),
     ],
@@ -186,7 +190,7 @@ def in_segments(*renditions: dict[str, Any], src: Source, after: float | None = 
     asked = params(*renditions, thumbnails={"count": 2})
     number = 0 if after is None else 6
     todo = segments.Todo((number,) * len(renditions), (after,) * len(renditions), stills=number)
-    return segments.encode_command("ffmpeg", src, asked, OUT, todo, threads=2)
+    return segments.encode_command("ffmpeg", src, asked, OUT, todo, parts.whole(asked), threads=2)
 
 
 LONG = source(duration=100.0, video_duration=100.0)

@@ -15,11 +15,16 @@ from longshore.sdk import Context, TaskError
 from longshore.sdk.processes import popen, stop
 from longshore_cpu_workers.tasks.transcoding.progress import Report, ReportParser
 
+CRASHED = "FFMPEG_CRASHED"
+"""The reason of a failure that is ffmpeg's own fault: another try, in another company, may pass."""
+
 TAIL_LINES = 40
 _LINE_CHARS = 500
 _LOGGED_LINES = 100
 # How soon a cancel is seen, at the most.
 _WAKE = 0.1
+# What somebody sends; every other signal is a fault of ffmpeg itself.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 # Lines in which ffmpeg only says that an earlier line was serious.
 _EMPTY_WORDS = ("Conversion failed", "Task finished with error", "Terminating thread")
@@ -36,7 +41,7 @@ def run_ffmpeg(
         on_report: called with each report.
 
     Raises:
-        TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED or FFMPEG_FAILED.
+        TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_CRASHED or FFMPEG_FAILED.
         JobCancelled: the job was cancelled; ffmpeg is gone.
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -141,9 +146,8 @@ def failure_of(returncode: int, tail: tuple[str, ...]) -> TaskError:
     if returncode < 0:
         name = signal.Signals(-returncode).name
         hint = "; most likely the host ran out of memory" if name == "SIGKILL" else ""
-        return TaskError(
-            f"ffmpeg was ended by {name}{hint}", reason="FFMPEG_KILLED", metadata=facts
-        )
+        reason = "FFMPEG_KILLED" if -returncode in _FROM_OUTSIDE else CRASHED
+        return TaskError(f"ffmpeg was ended by {name}{hint}", reason=reason, metadata=facts)
     return TaskError(
         f"ffmpeg failed with exit code {returncode}: {useful_line(tail)}",
         reason="FFMPEG_FAILED",

@@ -1,4 +1,4 @@
-"""Builds the one command that decodes once and writes every rendition and thumbnail.
+"""Builds the command that decodes once and writes renditions and thumbnails.
 
 `segments` builds its commands from the same parts.
 
@@ -20,6 +20,7 @@ from longshore_cpu_workers.tasks.transcoding.params import (
     Thumbnails,
     TranscodeParams,
 )
+from longshore_cpu_workers.tasks.transcoding.parts import Part
 from longshore_cpu_workers.tasks.transcoding.probe import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -47,7 +48,13 @@ MUXERS = {"mp4": "mp4", "webm": "webm", "mkv": "matroska"}
 
 
 def command(
-    program: str, source: Source, params: TranscodeParams, folder: Path, *, threads: int
+    program: str,
+    source: Source,
+    params: TranscodeParams,
+    folder: Path,
+    part: Part,
+    *,
+    threads: int,
 ) -> list[str]:
     """The command line, program first.
 
@@ -56,12 +63,14 @@ def command(
         source: the probed input.
         params: what is asked for.
         folder: where the outputs are written, under the names of their artifacts.
+        part: which of them.
         threads: those of ffmpeg, shared by its encoders.
     """
     words = [program, *global_options(), *input_options(source, threads)]
-    for rendition, share in zip(params.renditions, shares(source, params, threads), strict=True):
-        words += _rendition(rendition, source, folder, share)
-    if params.thumbnails.count:
+    share = shares(source, params, threads)
+    for index in part.renditions:
+        words += _rendition(params.renditions[index], source, folder, share[index])
+    if params.thumbnails.count and part.extras:
         words += stills(params.thumbnails, source, folder)
     return words
 
@@ -73,13 +82,18 @@ def thread_count(asked: int, cores: int) -> int:
 
 def shares(source: Source, params: TranscodeParams, threads: int) -> list[int]:
     """The threads of each rendition's encoder."""
-    return encoder_threads([scaled(source, r.height) for r in params.renditions], threads)
+    return encoder_threads(sizes(source, params), threads)
 
 
-def encoder_threads(sizes: list[tuple[int, int]], threads: int) -> list[int]:
+def sizes(source: Source, params: TranscodeParams) -> list[tuple[int, int]]:
+    """Width and height of each rendition."""
+    return [scaled(source, rendition.height) for rendition in params.renditions]
+
+
+def encoder_threads(pictures: list[tuple[int, int]], threads: int) -> list[int]:
     """Shares the threads by pixels, one at least: the largest picture is the longest wait."""
-    total = sum(width * height for width, height in sizes)
-    return [max(1, math.ceil(threads * width * height / total)) for width, height in sizes]
+    total = sum(width * height for width, height in pictures)
+    return [max(1, math.ceil(threads * width * height / total)) for width, height in pictures]
 
 
 def scaled(source: Source, height: int) -> tuple[int, int]:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from longshore.sdk import Context, JobCancelled, TaskError
+from longshore_cpu_workers.tasks.transcoding import ffmpeg
 from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
 from longshore_cpu_workers.tasks.transcoding.ledger import Ledger
 from longshore_cpu_workers.tasks.transcoding.params import Rendition, TranscodeParams
+from longshore_cpu_workers.tasks.transcoding.parts import Part, run_parts
 from longshore_cpu_workers.tasks.transcoding.probe import Source, refuse_cut_off
 from longshore_cpu_workers.tasks.transcoding.progress import Report
 from longshore_cpu_workers.tasks.transcoding.segments import (
@@ -50,11 +52,12 @@ class LongTranscode:
         rate = self._source.frame_rate
         return last + 1 / rate if last and rate else last
 
-    def run(self, folder: Path, report: Callable[[Report], None]) -> None:
+    def run(self, folder: Path, report: Callable[[Report, float, float], None]) -> None:
         """Writes renditions and thumbnails into a folder, from where the last attempt got to.
 
         Args:
-            report: called with ffmpeg's reports; they count from `resumed_at`.
+            report: called with ffmpeg's reports, which count from `resumed_at`, and with the share
+                of the work that they are about, and the share before it.
 
         Raises:
             PermanentError: NOT_A_VIDEO, the source is cut off.
@@ -62,14 +65,23 @@ class LongTranscode:
         """
         if self._ledger.saved.finished is None:
             with self._ledger.partial() as partial:
-                self._encode(partial, report)
+                self._encode_all(partial, report)
         with self._distrust():
             for index, rendition in enumerate(self._params.renditions):
                 self._assemble(index, rendition, folder)
         for name, path in self._ledger.stills().items():
             shutil.copyfile(path, folder / name)  # a copy: this attempt may be lost, too
 
-    def _encode(self, partial: Path, report: Callable[[Report], None]) -> None:
+    def _encode_all(self, partial: Path, report: Callable[[Report, float, float], None]) -> None:
+        def encode(part: Part, share: float, before: float) -> None:
+            self._encode(partial, part, lambda latest: report(latest, share, before))
+
+        sizes = ffmpeg.sizes(self._source, self._params)
+        run_parts(self._ctx, self._params, sizes, encode)
+        self._ledger.finish(partial)
+        self._save()
+
+    def _encode(self, partial: Path, part: Part, report: Callable[[Report], None]) -> None:
         due = 0.0
 
         def on_report(latest: Report) -> None:
@@ -81,20 +93,15 @@ class LongTranscode:
 
         ledger = self._ledger
         argv = encode_command(
-            self._program,
-            self._source,
-            self._params,
-            partial,
-            ledger.todo,
+            *(self._program, self._source, self._params, partial, ledger.todo, part),
             threads=ledger.saved.threads,
         )
         try:
             refuse_cut_off(run_ffmpeg(argv, self._ctx, on_report))
-        except JobCancelled:
-            self._save_what_is_new(partial)  # where it was a drain, the next attempt begins here
+        except (JobCancelled, TaskError):
+            # Where it was a drain, the next attempt begins here; after a crash, the next process.
+            self._save_what_is_new(partial)
             raise
-        ledger.finish(partial)
-        self._save()
 
     def _save_what_is_new(self, partial: Path) -> None:
         if self._ledger.take(partial):

@@ -1,6 +1,6 @@
 """The commands for a long video: its pictures in segments, then each rendition put together.
 
-One ffmpeg decodes once, as for a short one, but writes the picture of each rendition as a row of
+An ffmpeg decodes once, as for a short one, but writes the picture of each rendition as a row of
 MP4 files of some seconds each (a *track*), which a later attempt can build on. A segment begins
 with a keyframe that needs nothing before it. Times are kept: the first frame of a segment has
 the time that it has in the source. The sound is one file: cut and joined it would click.
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from longshore_cpu_workers.tasks.transcoding import ffmpeg
 from longshore_cpu_workers.tasks.transcoding.params import Rendition, TranscodeParams
+from longshore_cpu_workers.tasks.transcoding.parts import Part
 from longshore_cpu_workers.tasks.transcoding.probe import PROTOCOLS, Source
 
 # What a kill costs at the most, and a little more. A checkpoint lists every segment, so there is
@@ -101,39 +102,43 @@ def encode_command(
     params: TranscodeParams,
     folder: Path,
     todo: Todo,
+    part: Part,
     *,
     threads: int,
 ) -> list[str]:
-    """The command that writes what is missing of tracks, sounds and thumbnails into a folder."""
-    seek = _seek(source, _first_needed(source, params, todo))
-    made = sounds(params, source)
+    """The command that writes what is missing of a part into a folder: tracks, and with the extras
+    sounds and thumbnails."""
+    stills = part.extras and todo.stills < params.thumbnails.count
+    seek = _seek(source, _first_needed(source, params, todo, part, stills=stills))
+    made = sounds(params, source) if part.extras else {}
     words = [program, *ffmpeg.global_options()]
     # Times are those of the source, its start being 0, in any case; a seek would change that.
     words += ["-copyts", "-start_at_zero"] if seek else []
     words += ffmpeg.input_options(source, threads, seek)
     words += ffmpeg.input_options(source, threads) if seek and made else []
     shares = ffmpeg.shares(source, params, threads)
-    for index, (rendition, share) in enumerate(zip(params.renditions, shares, strict=True)):
-        words += _track(rendition, source, share, todo.after[index])
+    for index in part.renditions:
+        words += _track(params.renditions[index], source, shares[index], todo.after[index])
         words += ["-segment_start_number", str(todo.segments[index])]
         words += [ffmpeg.pattern(folder, f"{index}-%05d.mp4")]
     for sound, rendition in made.items():
         words += ["-map", f"{int(bool(seek))}:{source.audio_index}", "-vn", *ffmpeg.NO_METADATA]
         words += [*ffmpeg.sound(rendition, source), "-f", ffmpeg.MUXERS[rendition.container]]
         words += [f"file:{folder / sound.name()}"]
-    if todo.stills < params.thumbnails.count:
+    if stills:
         words += ffmpeg.stills(
             params.thumbnails, source, folder, done=todo.stills, start=todo.start
         )
     return words
 
 
-def _first_needed(source: Source, params: TranscodeParams, todo: Todo) -> float:
+def _first_needed(
+    source: Source, params: TranscodeParams, todo: Todo, part: Part, *, stills: bool
+) -> float:
     """The time before which no frame is needed, not even for a thumbnail."""
-    times = [0.0 if after is None else after for after in todo.after]
-    count = params.thumbnails.count
-    if todo.stills < count:
-        middle = (todo.stills + 0.5) * source.video_duration / count
+    times = [todo.after[index] or 0.0 for index in part.renditions]
+    if stills:
+        middle = (todo.stills + 0.5) * source.video_duration / params.thumbnails.count
         times.append((todo.start or 0.0) + middle)
     return min(times)
 

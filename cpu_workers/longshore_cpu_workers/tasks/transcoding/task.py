@@ -1,4 +1,4 @@
-"""The task `transcode`: probe, run one ffmpeg, check what it wrote, hand it over."""
+"""The task `transcode`: probe, run ffmpeg, check what it wrote, hand it over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from pathlib import Path
 from longshore.sdk import Context, PermanentError, Resources, TaskError, Timeouts, task
 from longshore_cpu_workers.tasks.inputs import require_input
 from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
-from longshore_cpu_workers.tasks.transcoding.ffmpeg import DEFAULT_THREADS, command, thread_count
+from longshore_cpu_workers.tasks.transcoding.ffmpeg import (
+    DEFAULT_THREADS,
+    command,
+    sizes,
+    thread_count,
+)
 from longshore_cpu_workers.tasks.transcoding.params import (
     Rendition,
     RenditionResult,
@@ -20,6 +25,7 @@ from longshore_cpu_workers.tasks.transcoding.params import (
     TranscodeParams,
     TranscodeResult,
 )
+from longshore_cpu_workers.tasks.transcoding.parts import Part, run_parts
 from longshore_cpu_workers.tasks.transcoding.probe import Source, probe, refuse_cut_off
 from longshore_cpu_workers.tasks.transcoding.progress import Report
 from longshore_cpu_workers.tasks.transcoding.resumable import LongTranscode
@@ -44,7 +50,7 @@ def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
 
     Raises:
         PermanentError: INPUT_MISSING, NOT_A_VIDEO, VIDEO_TOO_LARGE, UPSCALE.
-        TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_FAILED.
+        TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_CRASHED, FFMPEG_FAILED.
         JobCancelled: the job was cancelled; ffmpeg is gone, and its files but finished segments.
     """
     ctx.progress(0.0, "reading the video", phase="probe")
@@ -78,8 +84,13 @@ def _transcode(ctx: Context, source: Source, params: TranscodeParams, folder: Pa
         attempt = LongTranscode(ctx, program, source, params, threads)
         attempt.run(folder, _reporter(ctx, source, attempt.resumed_at))
         return attempt.resumed_at
-    argv = command(program, source, params, folder, threads=threads)
-    refuse_cut_off(run_ffmpeg(argv, ctx, _reporter(ctx, source)))
+    report = _reporter(ctx, source)
+
+    def run(part: Part, share: float, before: float) -> None:
+        argv = command(program, source, params, folder, part, threads=threads)
+        refuse_cut_off(run_ffmpeg(argv, ctx, lambda latest: report(latest, share, before)))
+
+    run_parts(ctx, params, sizes(source, params), run)
     return 0.0
 
 
@@ -116,19 +127,23 @@ def _program() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _reporter(ctx: Context, source: Source, begin: float = 0.0) -> Callable[[Report], None]:
+def _reporter(
+    ctx: Context, source: Source, begin: float = 0.0
+) -> Callable[[Report, float, float], None]:
     """Turns ffmpeg's reports into those of the job; the last hundredth is the checking.
+
+    With a report come the share of the work that it is about, and the share that was done before.
 
     Where it begins later, the frames tell where it is: its times are of the sound as well.
     """
     frames = round(source.video_duration * source.frame_rate)
     before = round(begin * source.frame_rate)
 
-    def report(latest: Report) -> None:
+    def report(latest: Report, share: float, already: float) -> None:
         time_of_frame = begin + latest.frame / source.frame_rate if source.frame_rate else begin
         done = min(time_of_frame if begin else latest.out_time, source.duration)
         ctx.progress(
-            0.99 * done / source.duration if source.duration else None,
+            0.99 * (already + share * done / source.duration) if source.duration else None,
             f"{done:.1f} of {source.duration:.1f} s",
             completed=before + latest.frame,
             total=max(frames, before + latest.frame),
