@@ -29,7 +29,7 @@ from longshore_store.bus import BusRefused, open_bus
 from longshore_store.dialects import require_shared
 from longshore_store.logs import LogOptions, start_logging
 from longshore_store.process import run_process
-from longshore_store.settings import Settings, SettingsError, load_settings
+from longshore_store.settings import Settings, SettingsError, load_settings, scheduler_conflicts
 from longshore_store.sql import SqlStore
 
 NAME = "longshore-scheduler"
@@ -62,17 +62,9 @@ async def serve(options: SchedulerOptions, told: asyncio.Event) -> None:
     require_shared(options.store)
     settings = load_settings(options.config)
     start_logging(NAME, options.logs, settings.logging)
-    if not settings.pools:
-        raise SettingsError(
-            f"pools: {options.config or 'the settings'} declares none: add a [pools.NAME], and"
-            " name the file by --config"
-        )
-    clocks = settings.scheduler
-    if clocks.abandon < 2 * clocks.term:  # a successor leads after a term and some seconds
-        raise SettingsError(
-            f"scheduler.abandon {clocks.abandon:g} is below twice scheduler.term {clocks.term:g}:"
-            " workers would end what they run at each change of leader; raise it"
-        )
+    if wrong := scheduler_conflicts(settings):
+        where = f" (--config {options.config})" if options.config else ": name a file by --config"
+        raise SettingsError("\n".join(f"{line}{where}" for line in wrong))
     _check_ray(options.ray)
     _check_artifacts(options.artifacts)
     catalogue = await read_catalogue(settings.tasks)

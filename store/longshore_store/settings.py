@@ -6,15 +6,23 @@ An unknown key is refused by name: a misspelt limit must not silently be no limi
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from longshore.units import duration, size
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Words = Annotated[tuple[str, ...], Field(strict=False)]  # of a list, which is what TOML has
-Bytes = Annotated[int, Field(ge=0, le=1024**5)]
-Days = Annotated[float, Field(gt=0, le=36_500)]
 GIB = 1024**3
 
 
@@ -22,40 +30,66 @@ class SettingsError(Exception):
     """Settings that cannot be used; the message has one line for each key to blame."""
 
 
+def _in_bytes(value: object) -> object:
+    return size(value) if isinstance(value, str) else value
+
+
+def _in_seconds(value: object) -> object:
+    return duration(value) if isinstance(value, str) else value
+
+
+def _in_days(value: object) -> object:
+    return duration(value) / 86400 if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, Field(ge=0, le=1024**5), BeforeValidator(_in_bytes)]
+"""A number of bytes, or a size such as "2GiB"."""
+Seconds = Annotated[float, BeforeValidator(_in_seconds)]
+"""A number of seconds, or a duration such as "1h30m"; each setting adds its bounds."""
+Days = Annotated[float, Field(gt=0, le=36_500), BeforeValidator(_in_days)]
+"""A number of days, or a duration such as "36h"."""
+
+
 class _Section(BaseModel):
-    # Strict: "5" is no number, and true no count.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Strict: "5" is no number, and true no count. Docstrings describe settings for their page.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class QueueSettings(_Section):
-    """One queue. Depth is bounded by default: memory and patience are.
-
-    maximum_waiting: jobs; 0 is no bound. attempt_timeout: seconds, for jobs that set none; with
-    overflow_to also the most for those that do.
-    overflow_to: the queue that takes jobs which outlive attempt_timeout here; it has a longer one.
-    """
+    """One queue. Its depth is bounded by default, because memory and patience are."""
 
     maximum_waiting: int = Field(1_000_000, ge=0, le=10**12)
-    attempt_timeout: float | None = Field(None, gt=0, le=30 * 86400)
+    """The most jobs that may wait; a further one is refused. 0 is no bound."""
+    attempt_timeout: Annotated[Seconds, Field(gt=0, le=30 * 86400)] | None = None
+    """The longest time of an attempt, for jobs that set none. With `overflow_to`, also the most
+    for jobs that set one."""
     overflow_to: str = ""
+    """The queue that takes jobs which outlive `attempt_timeout` here; its own one is longer."""
 
 
 class PoolSettings(_Section):
-    """Workers of one shape: what one of them offers, and how many there may be.
-
-    cpu: cores. memory, gpu_memory: bytes; gpu_memory is per device. gpu: whole devices.
-    maximum_runners: attempts at once on one worker, whatever they ask for.
-    """
+    """Workers of one shape: what one of them offers, and how many there may be."""
 
     cpu: float = Field(1.0, ge=0.01, le=1024)
+    """Cores of one worker."""
     memory: Bytes = 2 * GIB
+    """Memory of one worker."""
     gpu: int = Field(0, ge=0, le=64)
+    """Whole devices of one worker."""
     gpu_memory: Bytes = 0
+    """Memory of each device."""
     accelerators: Words = ()
+    """Names of the devices, such as "h100"."""
     custom: dict[str, Annotated[int, Field(ge=0, le=10**9)]] = Field(default_factory=dict)
+    """Other resources of one worker, by name, such as licences."""
     minimum_workers: int = Field(1, ge=0, le=10_000)
+    """The fewest workers."""
     maximum_workers: int = Field(1, ge=1, le=10_000)
+    """The most workers."""
     maximum_runners: int = Field(16, ge=1, le=1024)
+    """The most attempts at once on one worker, whatever they ask for."""
 
     @model_validator(mode="after")
     def _ordered(self) -> PoolSettings:
@@ -68,115 +102,142 @@ class PoolSettings(_Section):
 
 
 class SchedulerSettings(_Section):
-    """The clocks of scheduling, in seconds, and its bounds.
+    """The clocks of scheduling, and its bounds."""
 
-    lease: silence of a worker before its attempts are released. abandon: how long a worker that
-    no scheduler asks for news goes on before its processes are ended; longer than a lease, and
-    longer than a change of leader takes (`longshore-scheduler` wants two terms). term: how long
-    leadership lasts unrenewed. prefetch: the extra wait that handing work ahead may cost.
-    maximum_prefetch: jobs handed ahead to one worker.
-    """
-
-    lease: float = Field(30.0, ge=1, le=3600)
-    abandon: float = Field(120.0, ge=1, le=86400)
-    term: float = Field(10.0, ge=1, le=300)
-    sweep_interval: float = Field(1.0, ge=0.05, le=60)
-    prefetch: float = Field(0.02, ge=0, le=10)
+    lease: Seconds = Field(30.0, ge=1, le=3600)
+    """How long a worker may be silent before its attempts are released."""
+    abandon: Seconds = Field(120.0, ge=1, le=86400)
+    """How long a worker that no scheduler asks for news goes on before its processes are ended;
+    longer than a lease, and longer than a change of leader takes (`longshore-scheduler` wants two
+    terms)."""
+    term: Seconds = Field(10.0, ge=1, le=300)
+    """How long leadership lasts if it is not renewed."""
+    sweep_interval: Seconds = Field(1.0, ge=0.05, le=60)
+    """How often the leader looks for what is due."""
+    prefetch: Seconds = Field(0.02, ge=0, le=10)
+    """The extra wait that handing work ahead to a worker may cost."""
     maximum_prefetch: int = Field(4096, ge=1, le=16384)
+    """The most jobs handed ahead to one worker."""
     maximum_crashes: int = Field(3, ge=1, le=100)
+    """How often the process of a job may die before the job is a dead letter."""
     maximum_ooms: int = Field(3, ge=1, le=100)
+    """How often a job may run out of memory before it is a dead letter."""
     maximum_interruptions: int = Field(10, ge=1, le=1000)
+    """How often a job may lose its worker for no fault of its own before it is a dead letter."""
 
 
 class ServerSettings(_Section):
-    """Limits of the gRPC server. Seconds and counts.
+    """Limits of the gRPC server."""
 
-    heartbeat_interval: clients take a watch that is silent for 45 s for dead, so it ends at 15.
-    """
-
-    shutdown_grace: float = Field(10.0, ge=0, le=600)
-    heartbeat_interval: float = Field(15.0, gt=0, le=15)
+    shutdown_grace: Seconds = Field(10.0, ge=0, le=600)
+    """How long calls under way may go on when the server stops."""
+    heartbeat_interval: Seconds = Field(15.0, gt=0, le=15)
+    """How often a watch hears from the server when nothing happens. Clients take a watch that is
+    silent for 45 s for dead, so 15 is the most."""
     maximum_watches: int = Field(10_000, ge=1)
+    """The most watches at once."""
     watch_buffer: int = Field(256, ge=8, le=65_536)
-    slow_reader_timeout: float = Field(10.0, gt=0, le=600)
+    """The most events that wait for one reader of a watch."""
+    slow_reader_timeout: Seconds = Field(10.0, gt=0, le=600)
+    """How long a reader may keep its events waiting before its watch is ended."""
 
 
 class RetentionSettings(_Section):
-    """How many days what has ended is kept, by how it ended; and what is kept shorter.
-
-    logs: log lines of ended jobs, and with them the state changes before the last line, so that
-    the events that stay are dense; attempts and the outcome stay as long as the job.
-    batch: jobs deleted in one transaction, at most.
-    """
+    """How long what has ended is kept, by how it ended; and what is kept shorter."""
 
     succeeded: Days = 7.0
+    """Jobs that succeeded, with their artifacts."""
     failed: Days = 14.0
+    """Jobs that failed."""
     cancelled: Days = 7.0
+    """Jobs that were cancelled."""
     expired: Days = 7.0
+    """Jobs whose time was up."""
     dead_lettered: Days = 30.0
+    """Jobs whose attempts were used up."""
     logs: Days = 7.0
+    """Log lines of ended jobs, and with them the state changes before the last line, so that the
+    events that stay are dense. Attempts and the outcome stay as long as the job."""
     batch: int = Field(500, ge=1, le=10_000)
+    """The most jobs deleted in one transaction."""
 
 
 class LoggingSettings(_Section):
-    """What the processes write to their log, on standard error.
-
-    level: what is less is left out. format: text, or json with one object a line, which names the
-    job, the worker and the queue in fields of their own. `--log-level` and `--log-format` come
-    first.
-    """
+    """What the processes write to their log, on standard error. The options `--log-level` and
+    `--log-format` come first."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less is left out."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line, which names the job, the worker and the queue
+    in fields of their own."""
 
 
 class Settings(_Section):
-    """A whole deployment.
-
-    cluster: its name; what shares a database or a Ray cluster with another one is told apart.
-    """
+    """A whole deployment."""
 
     cluster: Name = "longshore"
+    """The name of the deployment. What shares a database, a Redis or a Ray cluster with another
+    one is told apart by it."""
     queues: dict[Name, QueueSettings] = Field(default_factory=lambda: {"default": QueueSettings()})
+    """The queues, by name. If this is given, `default` is there only if it is named too."""
     pools: dict[Name, PoolSettings] = Field(default_factory=dict)
+    """The pools of workers, by name. `longshore up` makes some of this machine if there are none;
+    `longshore-scheduler` needs them."""
     tasks: Words = ()
+    """Modules with tasks, beside those that installed packages offer by an entry point."""
     scheduler: SchedulerSettings = SchedulerSettings()
     server: ServerSettings = ServerSettings()
     retention: RetentionSettings = RetentionSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
-    def _abandoned_after_the_lease(self) -> Settings:
-        if self.scheduler.abandon <= self.scheduler.lease:
-            raise ValueError(
-                f"scheduler.abandon {self.scheduler.abandon:g} must be above scheduler.lease"
-                f" {self.scheduler.lease:g}: a worker may not give up what is still its own"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _overflow_ends(self) -> Settings:
-        for name, queue in self.queues.items():
-            if queue.overflow_to:
-                _check_overflow(self.queues, name, queue)
+    def _consistent(self) -> Settings:
+        wrong = [*_clock_conflicts(self.scheduler), *_overflow_conflicts(self.queues)]
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
 
-def _check_overflow(queues: dict[str, QueueSettings], name: str, queue: QueueSettings) -> None:
+def _clock_conflicts(clocks: SchedulerSettings) -> Iterator[str]:
+    if clocks.abandon <= clocks.lease:
+        yield (
+            f"scheduler.abandon {clocks.abandon:g} must be above scheduler.lease"
+            f" {clocks.lease:g}: a worker may not give up what is still its own"
+        )
+
+
+def _overflow_conflicts(queues: dict[str, QueueSettings]) -> Iterator[str]:
     # Limits that rise from queue to queue leave no way back: a job cannot go round for ever.
-    target, limit = queue.overflow_to, queue.attempt_timeout
-    if target not in queues:
-        raise ValueError(f"queues.{name}.overflow_to names no queue: {target!r}")
-    if limit is None:
-        raise ValueError(
-            f"queues.{name} has overflow_to {target!r} and no attempt_timeout: set the seconds"
-            " after which a job is moved"
+    for name, queue in queues.items():
+        target, limit = queue.overflow_to, queue.attempt_timeout
+        if not target:
+            continue
+        if target not in queues:
+            yield f"queues.{name}.overflow_to names no queue: {target!r}"
+        elif limit is None:
+            yield (
+                f"queues.{name} has overflow_to {target!r} and no attempt_timeout: set the seconds"
+                " after which a job is moved"
+            )
+        elif (queues[target].attempt_timeout or 0) <= limit:
+            yield (
+                f"queues.{target} takes the jobs that outlive the attempt_timeout {limit:g} of"
+                f" queues.{name}: set its own attempt_timeout, above {limit:g}"
+            )
+
+
+def scheduler_conflicts(settings: Settings) -> list[str]:
+    """What keeps `longshore-scheduler` from using settings that are fine for `longshore up`."""
+    clocks, wrong = settings.scheduler, []
+    if not settings.pools:
+        wrong.append("pools: the settings declare none: add a [pools.NAME]")
+    if clocks.abandon < 2 * clocks.term:  # a successor leads after a term and some seconds
+        wrong.append(
+            f"scheduler.abandon {clocks.abandon:g} is below twice scheduler.term {clocks.term:g}:"
+            " workers would end what they run at each change of leader; raise it"
         )
-    if (queues[target].attempt_timeout or 0) <= limit:
-        raise ValueError(
-            f"queues.{target} takes the jobs that outlive the attempt_timeout {limit:g} of"
-            f" queues.{name}: set its own attempt_timeout, above {limit:g}"
-        )
+    return wrong
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -198,11 +259,32 @@ def load_settings(path: Path | None) -> Settings:
 
 
 def parse_settings(values: dict[str, Any]) -> Settings:
-    """Settings from parsed TOML. Raises SettingsError with a line for each key to blame."""
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_line(e) for e in error.errors())) from error
+    """Settings from parsed TOML. Raises SettingsError with a line for each key to blame, also for
+    those that contradict one another."""
+    lines: list[str] = []
+    for _ in range(2):  # without the wrong values, what contradicts is found
+        try:
+            settings = Settings.model_validate(values)
+        except ValidationError as error:
+            lines += [_line(each) for each in error.errors()]
+            values = _without(values, [each["loc"] for each in error.errors()])
+        else:
+            break
+    if lines:
+        raise SettingsError("\n".join(lines))
+    return settings
+
+
+def _without(values: Any, places: list[tuple[Any, ...]]) -> Any:
+    """A copy without what is at these places; without a place for the whole, none is taken."""
+    gone = {place[0] for place in places if len(place) == 1}
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: _without(value, [place[1:] for place in places if len(place) > 1 and place[0] == key])
+        for key, value in values.items()
+        if key not in gone
+    }
 
 
 def _line(error: Any) -> str:

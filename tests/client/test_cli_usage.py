@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import typer
@@ -221,3 +222,18 @@ def test_xargs_with_nothing_to_do_is_no_error(service: FakeService, run: Run) ->
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no job is named" in result.stderr
     assert service.requests["Cancel"] == []
+
+
+def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "set #?.toml"
+    file.write_text("clutser = 1\n[scheduler]\nlease = 60\nabandon = 30\n")
+    result = CliRunner().invoke(app, ["check-config", str(file)])
+    assert result.exit_code == 2
+    assert "clutser: no such setting" in result.stderr
+    assert "scheduler.abandon 30 must be above" in result.stderr
+    file.write_text("[scheduler]\nterm = 30\nabandon = 40\n")
+    assert CliRunner().invoke(app, ["check-config", str(file)]).exit_code == 0
+    result = CliRunner().invoke(app, ["check-config", "--scheduler", "--json", str(file)])
+    assert result.exit_code == 2
+    assert len(json.loads(result.stdout)["mistakes"]) == 2
+    assert CliRunner().invoke(app, ["check-config", str(tmp_path / "none")]).exit_code == 2

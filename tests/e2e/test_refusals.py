@@ -323,7 +323,7 @@ def test_an_address_that_is_none_of_redis(
     ("text", "named"),
     [
         ('clutser = "a"\n[pools.cpu]', "longshore.toml: clutser: no such setting"),
-        ("", "longshore.toml declares none: add a [pools.NAME]"),
+        ("", "pools: the settings declare none: add a [pools.NAME] (--config "),
         (
             "[scheduler]\nlease = 2\nabandon = 15\nterm = 8\n[pools.cpu]",
             "scheduler.abandon 15 is below twice scheduler.term 8",

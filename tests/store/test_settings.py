@@ -5,8 +5,18 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from pydantic import BaseModel
 
-from longshore_store.settings import Settings, SettingsError, parse_settings
+from longshore_store import settings_page
+from longshore_store.settings import (
+    PoolSettings,
+    QueueSettings,
+    RetentionSettings,
+    Settings,
+    SettingsError,
+    parse_settings,
+)
+from tests.layout.tree import ROOT
 
 
 @pytest.mark.parametrize(
@@ -15,7 +25,7 @@ from longshore_store.settings import Settings, SettingsError, parse_settings
         ("clutser = 1", "clutser: no such setting; there are cluster, queues, pools, tasks"),
         ("[pools.cpu]\ncpus = 1", "pools.cpu.cpus: no such setting; there are cpu, memory"),
         ("[scheduler]\nleese = 1", "scheduler.leese: no such setting; there are lease, abandon"),
-        ('[scheduler]\nlease = "5"', "scheduler.lease: Input should be a valid number, not '5'"),
+        ('[scheduler]\nlease = "5"', "scheduler.lease: '5' is no duration; write 500ms, 90s"),
         ("[pools.cpu]\ngpu = true", "pools.cpu.gpu: Input should be a valid integer, not True"),
         ('tasks = "mine"', "tasks: Input should be a list, not 'mine'"),
         ("queues = 5", "queues: Input should be a table, not 5"),
@@ -66,3 +76,70 @@ def test_what_toml_has_is_taken() -> None:
     assert settings.pools["gpu"].accelerators == ("t4",)
     assert settings.retention.failed == 3.0
     assert parse_settings({}) == Settings()
+
+
+def test_sizes_and_durations_may_be_written_as_people_do() -> None:
+    text = """
+        queues.default.attempt_timeout = "1h30m"
+        [pools.cpu]
+        memory = "2GiB"
+        [scheduler]
+        lease = "500s"
+        abandon = "20m"
+        [retention]
+        logs = "12h"
+    """
+    settings = parse_settings(tomllib.loads(text))
+    assert settings.queues["default"].attempt_timeout == 5400
+    assert settings.pools["cpu"].memory == 2**31
+    assert (settings.scheduler.lease, settings.scheduler.abandon) == (500, 1200)
+    assert settings.retention.logs == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[pools.p]\nmemory = "much"', "pools.p.memory: 'much' is no size; write 1000, 500MB or"),
+        ('[pools.p]\nmemory = "9999TiB"', "pools.p.memory: Input should be less than"),
+        ('[scheduler]\nterm = "1ms"', "scheduler.term: Input should be greater than"),
+        ('queues.q.attempt_timeout = "0s"', "queues.q.attempt_timeout: Input should be greater"),
+    ],
+)
+def test_what_is_no_size_or_duration_is_named(text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(tomllib.loads(text))
+    assert str(refused.value).startswith(said)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    text = """
+        clutser = "a"
+        queues.a.overflow_to = "b"
+        queues.c.overflow_to = "d"
+        queues.e.maximum_waiting = -1
+        pools.p = {minimum_workers = 5, maximum_workers = 2}
+        [scheduler]
+        term = "x"
+        lease = 60
+        abandon = 30
+    """
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(tomllib.loads(text))
+    told = [line.partition(" ")[0] for line in str(refused.value).splitlines()]
+    assert sorted(told) == [
+        "clutser:", "pools.p:", "queues.a.overflow_to", "queues.c.overflow_to",
+        "queues.e.maximum_waiting:", "scheduler.abandon", "scheduler.term:",
+    ]  # fmt: skip
+
+
+def test_the_page_of_settings_is_current() -> None:
+    renew = "python -m longshore_store.settings_page > docs/settings.md"
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page.page(), renew
+
+
+def test_the_page_describes_every_setting_and_its_example_is_right() -> None:
+    page = settings_page.page()
+    models: list[type[BaseModel]] = [Settings, QueueSettings, PoolSettings, RetentionSettings]
+    assert all(field.description for model in models[1:] for field in model.model_fields.values())
+    example = page.partition("```toml")[2].partition("```")[0]
+    assert parse_settings(tomllib.loads(example)).queues["short"].overflow_to == "long"

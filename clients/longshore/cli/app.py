@@ -48,6 +48,7 @@ class Commands(Group):
         "cordon": ("workers", "cordon"),
         "uncordon": ("workers", "uncordon"),
         "tasks": ("service", "tasks"),
+        "check-config": ("check_config", "check_config"),
         "migrate": ("migrate", "migrate"),
         "doctor": ("doctor", "doctor"),
         "help": ("help", "help_"),

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import typer
 
+from longshore import units
 from longshore.v1 import job_pb2
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LONGEST = 36_500 * 86400.0
 _LARGEST = 2**63
 _LARGEST_PAYLOAD = 1024**2  # characters; four times what a service takes, and it says so itself
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def duration(text: str) -> float:
     """Seconds of "90", "500ms", "10m" or "1h30m"."""
     bare = re.fullmatch(r"\d+(\.\d+)?", text) is not None
-    parts = [(text, "s")] if bare else _DURATION.findall(text)
-    if not parts or (not bare and "".join(number + unit for number, unit in parts) != text):
-        raise typer.BadParameter(f"{text!r} is no duration; write 90, 500ms, 10m or 1h30m")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        seconds = float(text) if bare else units.duration(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no duration; write 90, 500ms, 10m or 1h30m"
+        ) from None
     if seconds > _LONGEST:
         raise typer.BadParameter(f"{text!r} is longer than {_LONGEST / 86400:.0f}d; give less")
     return seconds
@@ -35,15 +35,13 @@ def duration(text: str) -> float:
 
 def size(text: str) -> int:
     """Bytes of "1000", "500MB" or "2GiB"."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no size; write 1000, 500MB or 2GiB")
-    number, prefix, binary = match.groups()
-    power: int = " KMGT".index(prefix.upper() or " ")
-    found = float(number) * (1024 if binary else 1000) ** power
+    try:
+        found = units.size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if found >= _LARGEST:
         raise typer.BadParameter(f"{text!r} is more bytes than can be said; give less")
-    return int(found)
+    return found
 
 
 def pairs(items: Iterable[str]) -> dict[str, str]:
