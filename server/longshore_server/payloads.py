@@ -15,6 +15,9 @@ from longshore_server.refusals import Faults
 
 PAYLOAD_BYTES = 256 * 1024
 MOST_VIOLATIONS = 64
+MOST_LEVELS = 128
+"""The reader of payloads in a runner takes 200."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -29,7 +32,10 @@ class PayloadSchema:
     def accepts(self, raw: bytes) -> bool:
         """True where the UTF-8 JSON text is a valid payload. The hot path: about 1 us."""
         try:
-            return len(raw) <= PAYLOAD_BYTES and self._accepts(orjson.loads(raw))
+            if len(raw) > PAYLOAD_BYTES:
+                return False
+            value = orjson.loads(raw)
+            return not _is_deep(raw, value) and self._accepts(value)
         except ValueError:  # no JSON, or nested deeper than the validator goes
             return False
 
@@ -44,14 +50,32 @@ class PayloadSchema:
         except orjson.JSONDecodeError as error:
             faults.add(path, f"is not JSON: {error}")
             return
+        if _is_deep(raw, value):
+            text = f"is nested deeper than {MOST_LEVELS} levels of arrays and objects; give fewer"
+            faults.add(path, text)
+            return
         try:
             violations = list(islice(self._validator.iter_errors(value), MOST_VIOLATIONS))
-        except ValueError:  # its word for too much recursion
-            faults.add(path, "is nested too deeply; give fewer levels of arrays and objects")
+        except ValueError as error:  # what it cannot work on
+            faults.add(path, f"cannot be checked: {error}")
             return
         for violation in violations:
             for place, text in _explained(violation):
                 faults.add(path + place, text)
+
+
+def _is_deep(raw: bytes, value: Any) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= MOST_LEVELS:  # nearly always
+        return False
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def _explained(error: jsonschema_rs.ValidationError) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from longshore_server.rates import Rate
 from longshore_server.refusals import cut
 from longshore_server.times import SECOND, span, timestamp
 from longshore_store.model import JobRecord
-from longshore_store.needs import Needs, lacking, parse_needs
+from longshore_store.needs import LONGEST_REMEMBERED, Needs, lacking, parse_needs
 from longshore_store.states import WAITING, JobState
 from longshore_store.topology_records import QueueRecord
 
@@ -63,7 +63,7 @@ def place(
         found = job_pb2.Placement(approximate_position=ahead)
         _explain(found, catalogue, record, task, parse_needs(needs_json), state)
         _estimate(found, catalogue.rate(queue), ahead, state, due_us, now_us)
-        if len(catalogue.placements) < MOST_CACHED:
+        if len(catalogue.placements) < MOST_CACHED and len(needs_json) <= LONGEST_REMEMBERED:
             catalogue.placements[key] = found
     return found
 

@@ -13,6 +13,7 @@ from longshore.v1 import job_pb2
 from longshore.v1.job_service_pb2 import JobView, SubmitRequest, Uniqueness
 from longshore_server.refusals import Faults, cut
 from longshore_server.times import DAY, HOUR, micros, text
+from longshore_server.unknown import check_all_known, check_known
 
 MOST_LABELS, MOST_INPUTS, MOST_CUSTOM, MOST_ACCELERATORS, MOST_REASONS = 64, 64, 16, 16, 32
 LONGEST = 30 * DAY
@@ -26,6 +27,7 @@ def check_request(request: SubmitRequest, at: str, faults: Faults) -> None:
     """Checks what stands beside the spec."""
     check_text(request.idempotency_key, 256, f"{at}idempotency_key", faults)
     if request.HasField("uniqueness"):
+        check_all_known(request.uniqueness, f"{at}uniqueness.", faults)
         check_uniqueness(request.uniqueness, f"{at}uniqueness", faults)
 
 
@@ -42,8 +44,9 @@ def check_uniqueness(unique: Uniqueness, at: str, faults: Faults) -> None:
         )
 
 
-def check_spec(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> None:
-    """Checks everything but task, queue and payload, which need the catalogue."""
+def check_form(spec: job_pb2.JobSpec, at: str, faults: Faults) -> None:
+    """Checks what jobs share, but for task and queue, which need the catalogue."""
+    check_all_known(spec, f"{at}.", faults)
     if spec.notify:
         faults.unserved(f"{at}.notify", "is not served by this release: leave it out, and watch")
     if not 0 <= spec.priority <= 100:
@@ -51,19 +54,26 @@ def check_spec(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> N
     if spec.fairness_key:
         text = "is not served by this release: leave it out; tenants of a queue share it fairly"
         faults.unserved(f"{at}.fairness_key", text)
-    check_labels(dict(spec.labels), f"{at}.labels", faults)
-    check_inputs(spec, f"{at}.inputs", faults)
     if spec.HasField("resources"):
         check_resources(spec.resources, f"{at}.resources", faults)
     if spec.HasField("retry_policy"):
         check_retry(spec.retry_policy, f"{at}.retry_policy", faults)
     if spec.HasField("timeouts"):
         check_timeouts(spec.timeouts, f"{at}.timeouts", faults)
-    if spec.HasField("schedule_time"):
-        check_schedule(spec.schedule_time, f"{at}.schedule_time", now_us, faults)
     if spec.HasField("expected_duration"):
         text = "is not served by this release: leave it out; run times are measured"
         faults.unserved(f"{at}.expected_duration", text)
+
+
+def check_own(spec: job_pb2.JobSpec, at: str, now_us: int, faults: Faults) -> None:
+    """Checks what is a job's own: inputs, labels, schedule_time."""
+    if spec.labels:
+        check_labels(dict(spec.labels), f"{at}.labels", faults)
+    if spec.inputs:
+        check_inputs(spec, f"{at}.inputs", faults)
+    if spec.HasField("schedule_time"):
+        check_schedule(spec.schedule_time, f"{at}.schedule_time", now_us, faults)
+        check_known(spec.schedule_time, f"{at}.schedule_time.", faults)
 
 
 def check_view(view: int, faults: Faults) -> None:
@@ -100,6 +110,7 @@ def check_inputs(spec: job_pb2.JobSpec, at: str, faults: Faults) -> None:
         place = f"{at}[{cut(name, 70)!r}]"
         if not 0 < len(name) <= 128 or "\0" in name:
             faults.add(place, "an input's name has 1 to 128 characters and no NUL")
+        check_known(ref, f"{place}.", faults)
         check_address(ref.uri, f"{place}.uri", faults)
         if ref.size_bytes < 0:
             faults.add(f"{place}.size_bytes", f"is {ref.size_bytes}; give 0 where it is not known")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from longshore.sdk.failures import FailureClass
@@ -35,8 +36,7 @@ class UniqueClaim(NamedTuple):
     on_conflict: OnConflict
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(NamedTuple):
     """A job as the server accepted it: checked, with the defaults of its task filled in.
 
     `needs_json` is the canonical JSON of its resources; equal needs are equal strings.
@@ -56,7 +56,7 @@ class NewJob:
     due_us: int | None = None
     queue_timeout_us: int | None = None
     total_timeout_us: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     unique: UniqueClaim | None = None
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+LONGEST_REMEMBERED = 1024
+
 
 class Needs(NamedTuple):
     """What a job takes, or what a worker offers. Thousandths, bytes, counts.
@@ -47,9 +49,13 @@ def needs_json(
     return json.dumps({k: v for k, v in values.items() if v}, separators=(",", ":"))
 
 
-@lru_cache(maxsize=4096)
 def parse_needs(text: str) -> Needs:
-    """The other way round."""
+    """The other way round. What was parsed lately is remembered, unless it is long."""
+    return _parse(text) if len(text) <= LONGEST_REMEMBERED else _parse.__wrapped__(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Needs:
     values = json.loads(text)
     return Needs(
         cpu_millis=values.get("cpu_millis", 0),

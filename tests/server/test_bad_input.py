@@ -96,7 +96,7 @@ async def test_payload_that_is_not_the_input(harness: Harness, payload: str) -> 
 
 async def test_payload_nested_deeper_than_can_be_checked(harness: Harness) -> None:
     fields = (await invalid(harness, payload="[" * 900 + "]" * 900)).fields
-    assert fields["spec.payload"].startswith("is nested too deeply")
+    assert fields["spec.payload"].startswith("is nested deeper than 128 levels")
 
 
 async def test_payload_too_large(harness: Harness) -> None:

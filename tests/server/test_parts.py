@@ -17,7 +17,7 @@ from longshore.v1 import job_pb2
 from longshore.v1.job_service_pb2 import SubmitRequest
 from longshore_server import answering
 from longshore_server import catalogue as catalogue_module
-from longshore_server.admission import Admission, read_items
+from longshore_server.admission import Admission, read_item
 from longshore_server.capacity import offers, slots
 from longshore_server.catalogue import Catalogue, CatalogueReader
 from longshore_server.hub import WatchHub
@@ -192,25 +192,25 @@ def test_a_status_always_fits_into_trailers(fields: list[tuple[str, str]]) -> No
     assert len(status.SerializeToString()) * 4 / 3 + len(status.message.encode()) * 3 < 8 * 1024
 
 
-def fingerprint(asked: SubmitRequest) -> str:
+async def fingerprint(asked: SubmitRequest) -> str:
     faults, found = Faults(), catalogue([queue()], {}, POOLS)
     copy = SubmitRequest()
     copy.CopyFrom(asked)
-    jobs, _ = Admission().admit(read_items([copy]), [""], found, "t", 0, faults)
+    jobs, _ = await Admission().admit([read_item(copy)], [""], found, "t", 0, faults)
     faults.check()
     return jobs[0].fingerprint
 
 
-def test_fingerprint_is_of_what_the_caller_said() -> None:
+async def test_fingerprint_is_of_what_the_caller_said() -> None:
     one = request(payload='{"text":"a"}', labels={"a": "1", "b": "2"})
     same = request(labels={"b": "2", "a": "1"}, payload='{"text":"a"}')
-    assert fingerprint(one) == fingerprint(same)
-    assert fingerprint(request()) == fingerprint(request(payload="{}"))
+    assert await fingerprint(one) == await fingerprint(same)
+    assert await fingerprint(request()) == await fingerprint(request(payload="{}"))
     others = [request(), request(payload='{"text":"b"}'), request(priority=50)]
-    assert len({fingerprint(other) for other in [one, *others]}) == 4
+    assert len({await fingerprint(other) for other in [one, *others]}) == 4
     unique = request()
     unique.uniqueness.key = "k"
-    assert fingerprint(unique) != fingerprint(request())
+    assert await fingerprint(unique) != await fingerprint(request())
 
 
 @pytest.mark.parametrize("deadline", [0.01, 1.0, 60.0, 86400.0])
