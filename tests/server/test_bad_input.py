@@ -303,7 +303,9 @@ async def test_what_is_not_served_is_refused_by_name(
 
 
 async def test_a_stored_spec_names_nothing_that_is_not_served(harness: Harness) -> None:
-    answer = await harness.jobs.Submit(request())
+    dry = request()
+    dry.validate_only = True
+    answer = await harness.jobs.Submit(dry)
     assert not answer.job.spec.timeouts.HasField("heartbeat")
 
 
