@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +33,22 @@ class Declared(NamedTuple):
 class Bound(NamedTuple):
     """What runs: an array for each input, all of `rows` rows, in runs of `batch` rows.
 
-    `fixed` says that the model takes exactly `batch` rows, no less.
+    `fixed` says that the model takes exactly `batch` rows, no less. Every run gets the whole of
+    what is `shared`.
     """
 
     arrays: dict[str, Array]
     rows: int
     batch: int
     fixed: bool
+    shared: dict[str, Array]
 
 
 def numpy_name(onnx_type: str) -> str:
     """ "tensor(float)" as "float32"; a type that is no plain tensor stays what it is."""
-    inner = onnx_type.removeprefix("tensor(").removesuffix(")")
+    if not (onnx_type.startswith("tensor(") and onnx_type.endswith(")")):
+        return onnx_type
+    inner = onnx_type[len("tensor(") : -1]
     return _NUMPY_NAMES.get(inner, inner)
 
 
@@ -53,6 +57,7 @@ def bind(
     data: Mapping[str, Any],
     names: Mapping[str, str],
     batch_size: int,
+    shared: Collection[str] = (),
 ) -> Bound:
     """Fits arrays, or nested lists, to declared inputs.
 
@@ -60,12 +65,14 @@ def bind(
         declared: the inputs of the model.
         data: name to array or nested lists; the first dimension is the rows.
         names: model input to name in data, where they differ.
-        batch_size: rows a run, where the model leaves that free.
+        batch_size: rows a run, if the model leaves that free.
+        shared: model inputs that have no rows.
 
     Raises:
         PermanentError: INPUT_MISMATCH, with a violation for each input that does not fit.
     """
-    violations = _unknown_names(declared, names)
+    violations = _unknown_names(declared, names, "inputs.")
+    violations += _unknown_names(declared, shared, "shared: ")
     if not declared:
         violations.append(("data", "the model takes no inputs, so there is nothing to run it over"))
     arrays: dict[str, Array] = {}
@@ -77,22 +84,49 @@ def bind(
             violations.append((f"data.{source}", what))
             continue
         try:
-            arrays[wanted.name] = _fit(wanted, data[source])
+            arrays[wanted.name] = _fit(wanted, data[source], whole=wanted.name in shared)
         except ValueError as error:
             violations.append((f"data.{source}", f"the model wants {wanted}; {error}"))
+    batched = [wanted for wanted in declared if wanted.name not in shared]
+    violations += _ambiguous(batched)
+    common = {name: arrays.pop(name) for name in shared if name in arrays}
     violations += _uneven(arrays)
     if violations:
         raise _mismatch(violations)
     rows = len(next(iter(arrays.values())))
-    fixed = [wanted.shape[0] for wanted in declared if isinstance(wanted.shape[0], int)]
-    return Bound(arrays, rows, fixed[0] if fixed else batch_size, bool(fixed))
+    fixed = [wanted.shape[0] for wanted in batched if isinstance(wanted.shape[0], int)]
+    return Bound(arrays, rows, fixed[0] if fixed else batch_size, bool(fixed), common)
 
 
-def _unknown_names(declared: list[Declared], names: Mapping[str, str]) -> list[tuple[str, str]]:
+def _ambiguous(batched: list[Declared]) -> list[tuple[str, str]]:
+    """Inputs of which nobody can say that their first dimension is the rows: by chance the numbers
+    may agree, and the results would be of no meaning."""
+    if not batched:
+        return [("shared", "every input is shared, so there are no rows to run the model over")]
+    free = [wanted.name for wanted in batched if not isinstance(next(iter(wanted.shape), 1), int)]
+    first = {wanted.shape[0] for wanted in batched if wanted.shape} if not free else set()
+    doubtful = [
+        w for w in batched if w.shape and isinstance(w.shape[0], int) and w.name not in free
+    ]
+    if not doubtful or (not free and len(first) == 1):
+        return []
+    against = f"{free[0]!r} takes any number of rows" if free else "the numbers of rows differ"
+    return [
+        (
+            f"shared: {w.name}",
+            f"the model wants {w}, and {against}: if it has no rows, name it here",
+        )
+        for w in doubtful
+    ]
+
+
+def _unknown_names(
+    declared: list[Declared], names: Collection[str], field: str
+) -> list[tuple[str, str]]:
     known = {wanted.name for wanted in declared}
     listed = ", ".join(sorted(known))
     return [
-        (f"inputs.{name}", f"the model has no input {name!r}; it has {listed}")
+        (f"{field}{name}", f"the model has no input {name!r}; it has {listed}")
         for name in names
         if name not in known
     ]
@@ -110,31 +144,41 @@ def _source_name(
     return names.get(wanted.name, wanted.name)
 
 
-def _fit(wanted: Declared, value: Any) -> Array:
-    array = _from_lists(wanted, value) if isinstance(value, list) else _from_array(wanted, value)
+def _fit(wanted: Declared, value: Any, *, whole: bool) -> Array:
+    """whole: it is shared, so its first dimension is one like the others."""
+    is_array = isinstance(value, np.ndarray)
+    array = _from_array(wanted, value) if is_array else _from_json(wanted, value)
     given = f"the data has {_kind(array)} {list(array.shape)}"
-    if array.ndim != len(wanted.shape) or not wanted.shape:
+    if not wanted.shape and not whole:
+        raise ValueError(f"{given}; a single value has no rows: name it in `shared`")
+    if array.ndim != len(wanted.shape):
         raise ValueError(given)
-    for have, want in zip(array.shape[1:], wanted.shape[1:], strict=True):
+    first = 0 if whole else 1
+    for have, want in zip(array.shape[first:], wanted.shape[first:], strict=True):
         if isinstance(want, int) and have != want:
             raise ValueError(given)
-    if len(array) == 0:
+    if not whole and len(array) == 0:
         raise ValueError(f"{given}, which has no rows")
     return array
 
 
 def _from_array(wanted: Declared, array: Array) -> Array:
-    """An array as it is: a type that was chosen is not changed behind the caller's back."""
+    """An array as it is: a type that was chosen is not changed behind the caller's back. The order
+    of its bytes is: the runtime takes the machine's own for granted."""
+    if wanted.dtype not in _NUMERIC and wanted.dtype != "str":
+        raise ValueError("no array holds that, so such a model is not served")
     if _kind(array) != wanted.dtype:
         raise ValueError(
             f"the data has {_kind(array)} {list(array.shape)}; convert it with "
             f"array.astype({wanted.dtype!r})"
         )
-    return array.astype(object) if wanted.dtype == "str" else array
+    if wanted.dtype == "str":
+        return array.astype(object)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _from_lists(wanted: Declared, rows: list[Any]) -> Array:
-    """Nested lists as the declared type; a number that it cannot hold is an error."""
+def _from_json(wanted: Declared, rows: Any) -> Array:
+    """Nested lists, or one value, as the declared type; it must be able to hold every number."""
     if wanted.dtype == "str":
         return np.array(rows, dtype=object)
     if wanted.dtype not in _NUMERIC:

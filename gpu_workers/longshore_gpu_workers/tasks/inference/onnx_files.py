@@ -17,6 +17,9 @@ from longshore.sdk import PermanentError
 
 # protobuf's own limit for one message; a larger model needs external data, which is refused.
 MAX_MODEL_BYTES = 2**31 - 1
+MAX_FIELDS = 4_000_000
+"""Fields of all messages that are looked at, some 3 s of work. Weights are one field a tensor; only
+a file that was written to be slow has this many."""
 
 _GRAPH, _NODE, _ATTRIBUTE, _TENSOR, _SPARSE, _FUNCTION, _TRAINING, _MODEL = range(8)
 # message -> field number -> message of that field; fields that hold no tensor are passed over.
@@ -69,10 +72,13 @@ def not_a_model(why: str) -> PermanentError:
 
 def _refuse_external_data(content: memoryview) -> None:
     """Walks every message that can hold a tensor; a stack, for graphs nest without a limit."""
-    pending = [(_MODEL, content)]
+    pending, seen = [(_MODEL, content)], 0
     while pending:
         kind, message = pending.pop()
         for number, value in _fields(message):
+            seen += 1
+            if seen > MAX_FIELDS:
+                raise not_a_model(f"it has more than {MAX_FIELDS} fields; save it with packed data")
             if kind == _TENSOR:
                 _check_tensor_field(number, value)
             elif (inner := _FIELDS[kind].get(number)) is not None:

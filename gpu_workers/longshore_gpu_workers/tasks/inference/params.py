@@ -14,10 +14,10 @@ class InferParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: dict[str, list[JsonValue]] | None = Field(
+    data: dict[str, JsonValue] | None = Field(
         default=None,
-        description="A few inputs, inline: name to nested lists, one row an input. Instead of "
-        "the input file `data`.",
+        description="A few inputs, inline: name to nested lists, one row an input; a shared one "
+        "may be a single value. Instead of the input file `data`.",
     )
     batch_size: int = Field(
         default=64,
@@ -30,6 +30,12 @@ class InferParams(BaseModel):
         max_length=64,
         description="Name of a model input to name of an array of the data, where they differ.",
     )
+    shared: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Model inputs without rows: every batch gets the whole array, such as a rate, "
+        "a scale or an initial state.",
+    )
     outputs: list[str] = Field(
         default_factory=list, max_length=64, description="Outputs to keep; empty keeps all."
     )
@@ -37,8 +43,9 @@ class InferParams(BaseModel):
         default=0,
         ge=0,
         le=1000,
-        description="Keep only the k largest of the last axis of each output, as <name>_values "
-        "and <name>_indices; 0 keeps the outputs as they are.",
+        description="Keep only the k largest of the last axis of each output that has numbers and "
+        "two axes or more, as <name>_values and <name>_indices; NaN counts as the smallest. 0 "
+        "keeps the outputs as they are.",
     )
     format: Literal["npz", "json"] = "npz"
     threads: int = Field(

@@ -24,7 +24,8 @@ def run_inference(ctx: Context, params: InferParams) -> InferResult:
     model = read_model(require_input(ctx, "model"))
     session = Session(model.content, ctx, params.threads)
     ctx.log.info("model %s runs on %s", model.sha256[:12], session.provider)
-    bound = bind(session.inputs, _data(ctx, params), params.inputs, params.batch_size)
+    data = _data(ctx, params)
+    bound = bind(session.inputs, data, params.inputs, params.batch_size, params.shared)
     names = _outputs(session, params)
     predictions = Predictions(names, params.top_k)
     started = time.monotonic()
@@ -75,7 +76,8 @@ def _run_batches(
     started = time.monotonic()
     batches = done = 0
     for rows, feed in _batches(bound):
-        predictions.add(session.run(names, feed), rows)
+        fed = len(next(iter(feed.values())))
+        predictions.add(session.run(names, {**feed, **bound.shared}), rows, fed)
         batches, done = batches + 1, done + rows
         rate = done / max(time.monotonic() - started, 1e-9)
         ctx.progress(

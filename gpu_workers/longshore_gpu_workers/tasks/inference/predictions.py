@@ -32,15 +32,17 @@ class Predictions:
         self._bytes = 0
         self._parts: dict[str, list[Array]] = {}
 
-    def add(self, arrays: list[Any], rows: int) -> None:
-        """Takes one batch, of which the first `rows` rows count: the rest is padding.
+    def add(self, arrays: list[Any], rows: int, fed: int) -> None:
+        """Takes one batch of `fed` rows, of which the first `rows` count: the rest is padding.
+
+        An output of any other length has no row for each input: to cut it would lose results.
 
         Raises:
             PermanentError: OUTPUT_NOT_BATCHED or OUTPUT_TOO_LARGE.
         """
         for name, array in zip(self._names, arrays, strict=True):
-            if getattr(array, "ndim", 0) == 0 or len(array) < rows:
-                raise _not_batched(name, array, rows)
+            if getattr(array, "ndim", 0) == 0 or len(array) != fed:
+                raise _not_batched(name, array, fed)
             for key, part in self._shaped(name, array[:rows]).items():
                 self._bytes += part.nbytes
                 self._parts.setdefault(key, []).append(part)
@@ -57,7 +59,7 @@ class Predictions:
         """Writes all of it, beside `path` first, and says what it wrote.
 
         Raises:
-            PermanentError: OUTPUT_NOT_BATCHED, OUTPUT_TOO_LARGE or OUTPUT_NOT_JSON.
+            PermanentError: OUTPUT_NOT_BATCHED, OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON or OUTPUT_NOT_NPZ.
         """
         arrays = {name: _joined(name, parts) for name, parts in self._parts.items()}
         partial = path.with_name(f".partial-{path.name}")
@@ -77,16 +79,18 @@ class Predictions:
 
 
 def _largest(array: Array, k: int) -> tuple[Array, Array]:
-    """Indices and values of the k largest of the last axis, largest first, ties by index."""
+    """Indices and values of the k largest of the last axis, largest first, ties by index. NaN is
+    smaller than every number."""
+    ranked = np.where(np.isnan(array), -np.inf, array) if array.dtype.kind == "f" else array
     # Sorting the reversed axis keeps ties in order of index once it is turned back.
-    order = np.argsort(array[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :k]
+    order = np.argsort(ranked[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :k]
     indices = array.shape[-1] - 1 - order
     return indices, np.take_along_axis(array, indices, axis=-1)
 
 
 def _joined(name: str, parts: list[Array]) -> Array:
     try:
-        array = np.concatenate(parts)
+        return np.concatenate(parts)
     except ValueError as error:
         raise PermanentError(
             f"the output {name!r} has other shapes in other batches ({error}); choose a "
@@ -94,7 +98,6 @@ def _joined(name: str, parts: list[Array]) -> Array:
             reason="OUTPUT_NOT_BATCHED",
             code="INVALID_ARGUMENT",
         ) from error
-    return array.astype(np.str_) if array.dtype.hasobject else array
 
 
 def _write_npz(file: Any, arrays: dict[str, Array]) -> None:
@@ -102,7 +105,20 @@ def _write_npz(file: Any, arrays: dict[str, Array]) -> None:
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                plain = _fixed_width(name, array) if array.dtype.hasobject else array
+                np.lib.format.write_array(member, plain, allow_pickle=False)
+
+
+def _fixed_width(name: str, texts: Array) -> Array:
+    """Texts as numpy keeps them in a file: there, a NUL at the end is no part of a text."""
+    if any(text.endswith("\0") for text in texts.flat):
+        raise PermanentError(
+            f"the output {name!r} holds texts that end with NUL, which npz cannot carry; ask for"
+            " json",
+            reason="OUTPUT_NOT_NPZ",
+            code="INVALID_ARGUMENT",
+        )
+    return texts.astype(np.str_)
 
 
 def _as_json(arrays: dict[str, Array]) -> bytes:
@@ -121,14 +137,15 @@ def _as_json(arrays: dict[str, Array]) -> bytes:
 
 
 def _dtype_name(array: Array) -> str:
-    return "str" if array.dtype.kind == "U" else array.dtype.name
+    return "str" if array.dtype.hasobject else array.dtype.name
 
 
-def _not_batched(name: str, array: Any, rows: int) -> PermanentError:
+def _not_batched(name: str, array: Any, fed: int) -> PermanentError:
     shape = list(getattr(array, "shape", ())) or "no shape"
     return PermanentError(
-        f"the output {name!r} has {shape} for a batch of {rows} rows; only outputs with a row "
-        "for each input are collected: leave it out with outputs",
+        f"the output {name!r} has {shape} for a batch of {fed} rows; only outputs with one row "
+        "for each input are collected: name the others in `outputs`, or give the model an output "
+        "that has one",
         reason="OUTPUT_NOT_BATCHED",
         code="INVALID_ARGUMENT",
     )
