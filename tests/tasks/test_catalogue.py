@@ -83,7 +83,7 @@ def test_schema_and_model_accept(task: Task, payload: Any) -> None:
         (infer, {"batch_size": 0}),
         (infer, {"batch_size": 65_537}),
         (infer, {"provider": "evil.so"}),
-        (infer, {"data": {"x": "no list"}}),
+        (infer, {"data": {"x": {"no": "list"}}}),
     ],
 )
 def test_schema_and_model_refuse(task: Task, payload: Any) -> None:

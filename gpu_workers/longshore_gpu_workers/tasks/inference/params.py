@@ -14,7 +14,7 @@ class InferParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: dict[str, JsonValue] | None = Field(
+    data: dict[str, list[JsonValue] | bool | float | str] | None = Field(
         default=None,
         description="A few inputs, inline: name to nested lists, one row an input; a shared one "
         "may be a single value. Instead of the input file `data`.",
