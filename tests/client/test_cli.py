@@ -409,5 +409,5 @@ def test_up_without_the_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "longshore_embedded.main", None)
     result = CliRunner().invoke(app, ["up"])
     assert result.exit_code == 2
-    assert "pip install 'longshore[all]'" in result.stderr
+    assert "pip install 'longshore[all]" in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -18,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from typer.testing import CliRunner
 
 import longshore
-from longshore.cli import parsing
+from longshore.cli import extras, parsing
 from longshore.cli.app import Commands, app
 from longshore.targets import full_target
 from longshore.v1 import job_pb2
@@ -237,3 +238,19 @@ def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert len(json.loads(result.stdout)["mistakes"]) == 2
     assert CliRunner().invoke(app, ["check-config", str(tmp_path / "none")]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ('{"url": "file:///src/long%20shore"}', "'longshore[all] @ file:///src/long%20shore'"),
+        ("{}", "'longshore[all]'"),
+        (None, "'longshore[all]'"),
+    ],
+)
+def test_what_is_missing_comes_from_where_this_came_from(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, said: str
+) -> None:
+    found = SimpleNamespace(read_text=lambda name: told)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: found)
+    assert extras.remedy("all") == f"pip install {said}"

@@ -436,5 +436,5 @@ def test_an_extra_that_is_missing(
     )
     said = refusal(sys.executable, "-c", program)
     assert f"`{' '.join(command[:2]).partition(' --')[0]}` needs more than the client" in said.line
-    assert f"pip install 'longshore[{extra}]'" in said.line
+    assert f"pip install 'longshore[{extra}]" in said.line
     assert said.status == 2

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.extras import missing
 from longshore.cli.folders import absolute
 
 DEFAULT_DATA = Path("~/.local/share/longshore-dev-cluster")
@@ -44,9 +45,5 @@ def dev_cluster(
         )
         raise typer.Exit(module.run(options))
     except ImportError as error:
-        typer.echo(
-            f"`longshore dev-cluster` needs more than the client ({error}):"
-            " pip install 'longshore[dev-cluster]'",
-            err=True,
-        )
+        typer.echo(missing("longshore dev-cluster", "dev-cluster", error), err=True)
         raise typer.Exit(2) from None

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.extras import missing
 from longshore.cli.folders import absolute
 from longshore.cli.settings import Settings
 from longshore.cli.up import DEFAULT_DATA
@@ -98,9 +99,5 @@ def _run(options: DoctorOptions) -> int:
         embedded = importlib.import_module("longshore_embedded.doctor")
         return int(embedded.run(options))
     except ImportError as error:
-        typer.echo(
-            f"`longshore doctor` needs more than the client ({error}):"
-            " pip install 'longshore[all]'",
-            err=True,
-        )
+        typer.echo(missing("longshore doctor", "all", error), err=True)
         return 2

@@ -6,6 +6,8 @@ import importlib
 
 import typer
 
+from longshore.cli.extras import missing
+
 
 def migrate(
     store: str = typer.Option(
@@ -31,9 +33,6 @@ def _run(store: str) -> tuple[int, str]:
     try:
         opening = importlib.import_module("longshore_store.opening")
     except ImportError as error:
-        return 2, (
-            f"`longshore migrate` needs more than the client ({error}):"
-            " pip install 'longshore[server]'"
-        )
+        return 2, missing("longshore migrate", "server", error)
     status, line = opening.run_migration(store)
     return status, f"longshore migrate: {line}" if status else line

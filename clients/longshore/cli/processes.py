@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 
+from longshore.cli.extras import missing
+
 
 def server() -> None:
     """`longshore-server`."""
@@ -25,8 +27,6 @@ def _main(module: str, name: str, extra: str) -> None:
     except KeyboardInterrupt:  # before there is anything to end in order
         sys.exit(130)
     except ImportError as error:
-        sys.stderr.write(
-            f"`{name}` needs more than the client ({error}): pip install 'longshore[{extra}]'\n"
-        )
+        sys.stderr.write(f"{missing(name, extra, error)}\n")
         sys.exit(2)
     entry.main()

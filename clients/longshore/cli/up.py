@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from longshore.cli.extras import missing
 from longshore.cli.folders import absolute
 from longshore.cli.log_options import LogFormat, LogLevel
 
@@ -86,8 +87,5 @@ def _run(options: UpOptions) -> int:
         embedded = importlib.import_module("longshore_embedded.main")
         return int(embedded.run(options))
     except ImportError as error:
-        typer.echo(
-            f"`longshore up` needs more than the client ({error}): pip install 'longshore[all]'",
-            err=True,
-        )
+        typer.echo(missing("longshore up", "all", error), err=True)
         return 2
