@@ -10,17 +10,33 @@ from longshore_cpu_workers.attempt import Attempt, Stage
 from longshore_cpu_workers.wire import Needs
 
 
+class Owner(NamedTuple):
+    """Whose attempts may be in one process, one after another or, of async tasks, together.
+
+    tenant: empty where tenants share. task: the async task; empty for sync ones.
+    """
+
+    tenant: str = ""
+    task: str = ""
+
+
 class Shape(NamedTuple):
     """What makes attempts interchangeable for admission."""
 
     needs: Needs
     is_async: bool
+    owner: Owner = Owner()
 
 
 class Backlog:
-    """Queues by shape. An attempt taken out by `discard` leaves its place lazily."""
+    """Queues by shape. An attempt taken out by `discard` leaves its place lazily.
 
-    def __init__(self) -> None:
+    Args:
+        share: attempts of different tenants may follow one another in one process.
+    """
+
+    def __init__(self, *, share: bool = False) -> None:
+        self._share = share
         self.async_tasks: frozenset[str] = frozenset()
         self._queues: dict[Shape, deque[Attempt]] = {}
         self._count = 0
@@ -85,6 +101,8 @@ class Backlog:
         return self._queues[shape].popleft()
 
     def _queue(self, attempt: Attempt) -> deque[Attempt]:
-        task = attempt.assignment.task
-        shape = Shape(attempt.assignment.needs, task in self.async_tasks)
+        a = attempt.assignment
+        is_async = a.task in self.async_tasks
+        owner = Owner("" if self._share else a.tenant, a.task if is_async else "")
+        shape = Shape(a.needs, is_async, owner)
         return self._queues.setdefault(shape, deque())

@@ -34,6 +34,12 @@ class Binding(Protocol):
     def warm(self) -> DeviceSet:
         """The devices that a runner started in advance should have."""
 
+    def fault(self, devices: DeviceSet) -> None:
+        """Counts a fault of each; one that had several is set aside and not lent any more."""
+
+    def set_aside(self) -> DeviceSet:
+        """The devices that are not lent any more."""
+
 
 class NoDevices:
     """The binding of a worker without accelerators: its runners see none."""
@@ -57,4 +63,10 @@ class NoDevices:
         return {"CUDA_VISIBLE_DEVICES": ""}
 
     def warm(self) -> DeviceSet:
+        return ()
+
+    def fault(self, devices: DeviceSet) -> None:
+        """There is none."""
+
+    def set_aside(self) -> DeviceSet:
         return ()

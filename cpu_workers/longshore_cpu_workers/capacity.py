@@ -31,6 +31,11 @@ class Capacity:
         self._possible = needs if possible else self._possible
         return possible
 
+    def fault(self, devices: DeviceSet) -> None:
+        """Devices failed an attempt: they may be set aside."""
+        self._binding.fault(devices)
+        self._possible = None
+
     def acquire(self, needs: Needs) -> DeviceSet | None:
         """Takes resources; returns the devices (often none), or None where there is no room."""
         if not self._fits(needs):

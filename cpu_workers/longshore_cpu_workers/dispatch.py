@@ -8,10 +8,11 @@ where the measured run time says that the extra wait stays tiny.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from longshore_cpu_workers.attempt import Attempt, Stage
-from longshore_cpu_workers.backlog import Backlog, Shape
+from longshore_cpu_workers.backlog import Backlog, Owner, Shape
 from longshore_cpu_workers.binding import Binding, DeviceSet
 from longshore_cpu_workers.capacity import Capacity
 from longshore_cpu_workers.fleet import Fleet
@@ -19,6 +20,7 @@ from longshore_cpu_workers.handle import Message, Role, Runner
 from longshore_cpu_workers.settings import WorkerSettings
 
 _MANY_STARTS = 4
+_APART = 600.0
 
 
 class Estimates:
@@ -38,6 +40,26 @@ class Estimates:
         self._seconds[task] = known + weight * (seconds - known)
 
 
+class Apart:
+    """Async tasks of which an attempt stopped the others of its process, or took them along.
+
+    Their attempts get a process each for a while, so that the next time it is theirs alone.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[Owner, float] = {}
+
+    def hold(self, owner: Owner) -> None:
+        """It has just happened."""
+        now = time.monotonic()
+        self._until = {kept: until for kept, until in self._until.items() if until > now}
+        self._until[owner] = now + _APART
+
+    def holds(self, owner: Owner) -> bool:
+        """True where attempts may not share a process now."""
+        return bool(self._until) and self._until.get(owner, 0.0) > time.monotonic()
+
+
 class Dispatcher:
     """Moves attempts from the backlog to runners."""
 
@@ -48,7 +70,8 @@ class Dispatcher:
         fleet: Fleet,
         on_handed: Callable[[Runner, Attempt], None],
     ) -> None:
-        self.backlog = Backlog()
+        self.backlog = Backlog(share=settings.share_runners)
+        self.apart = Apart()
         self.capacity = Capacity(settings.capacity, binding)
         self.estimates = Estimates()
         self._settings = settings
@@ -63,7 +86,7 @@ class Dispatcher:
         for shape in self.backlog.shapes():
             self._admit(shape)
         for runner in self._fleet:
-            if runner.shape is not None and not runner.doomed:
+            if runner.shape is not None and runner.takes_more:
                 self._top_up(runner, runner.shape)
 
     def finished(self, runner: Runner, attempt: Attempt, seconds: float | None) -> None:
@@ -96,7 +119,8 @@ class Dispatcher:
             devices = self.capacity.acquire(shape.needs)
             if devices is None:
                 return
-            runner = self._fleet.take(devices, role)
+            alone = shape.is_async and self.apart.holds(shape.owner)
+            runner = self._fleet.take(devices, role, shape.owner, alone=alone)
             if runner is None:
                 self._fleet.request(devices, self._demand(shape))
                 self.capacity.release(devices, shape.needs)
@@ -105,7 +129,7 @@ class Dispatcher:
 
     def _demand(self, shape: Shape) -> int:
         """How many more runners this shape could use, beginning with one that has its place."""
-        if shape.is_async:
+        if shape.is_async and not self.apart.holds(shape.owner):
             return 1
         held: list[DeviceSet] = []
         most = min(_MANY_STARTS, self.backlog.length(shape)) - 1

@@ -23,7 +23,15 @@ RUNNER_LOST = Failure(
     FailureClass.WORKER_LOST,
     CODES["UNAVAILABLE"],
     "RUNNER_LOST",
-    "the process it shared with other attempts ended; this attempt is not to blame",
+    "the process it shared with other attempts of its task ended; one of them is to blame, and "
+    "each gets a process of its own from now on",
+)
+NEIGHBOUR = Failure(
+    FailureClass.PREEMPTED,
+    CODES["UNAVAILABLE"],
+    "NEIGHBOUR_STOPPED",
+    "another attempt of its task did not end when it was told to, and the process they shared was "
+    "killed; this attempt is not to blame and costs nothing",
 )
 
 

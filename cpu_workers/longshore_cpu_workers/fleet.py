@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 
+from longshore_cpu_workers.backlog import Owner
 from longshore_cpu_workers.binding import Binding, DeviceSet
 from longshore_cpu_workers.handle import Listener, Role, Runner
 from longshore_cpu_workers.settings import WorkerSettings
@@ -50,22 +51,26 @@ class Fleet:
         alive = any(runner.ready and not runner.doomed for runner in self)
         return self._failures >= self._settings.start_tries and not alive
 
-    def take(self, devices: DeviceSet, role: Role) -> Runner | None:
-        """An idle runner for sync attempts, or the shared one for async attempts.
+    def take(
+        self, devices: DeviceSet, role: Role, owner: Owner, *, alone: bool = False
+    ) -> Runner | None:
+        """An idle runner for sync attempts, or the shared one for async attempts of a task.
+
+        alone: an async attempt shares its runner with no other.
 
         None where none is ready now, or all that may work do.
         """
-        usable = [r for r in self if r.ready and not r.doomed and r.devices == devices]
+        usable = [r for r in self if r.ready and r.takes_more and r.devices == devices]
+        shared = role is Role.ASYNC and not alone
         for runner in usable:
-            if runner.role is role and (role is Role.ASYNC or not runner.attempts):
+            if runner.owner == owner and runner.role is role and (shared or not runner.attempts):
                 return runner
-        if self._room_for_one(devices):
-            for runner in usable:
-                if runner.role is Role.FRESH:
-                    runner.role = role
-                    self.keep_spare()
-                    return runner
-        return None
+        fresh = [runner for runner in usable if runner.role is Role.FRESH]
+        if not fresh or not self._make_room():
+            return None
+        fresh[0].role, fresh[0].owner = role, owner
+        self.keep_spare()
+        return fresh[0]
 
     def request(self, devices: DeviceSet, count: int) -> None:
         """Sees to it that `count` runners are starting, as far as there is room."""
@@ -127,15 +132,15 @@ class Fleet:
             return False
         return now - runner.since > self._settings.idle_timeout
 
-    def _room_for_one(self, devices: DeviceSet) -> bool:
-        """True where one more runner may work; else an idle one is stopped to make room."""
+    def _make_room(self) -> bool:
+        """Stops the runner that was idle longest where as many work as may; False where none is."""
         working = [r for r in self if r.role is not Role.FRESH and not r.doomed]
         if len(working) < self._settings.max_runners:
             return True
-        idle = next((r for r in working if not r.attempts), None)
-        if idle is not None:
-            idle.kill()
-        return False
+        idle = [runner for runner in working if not runner.attempts]
+        if idle:
+            min(idle, key=lambda runner: runner.since).kill()
+        return bool(idle)
 
     def _start(self, devices: DeviceSet) -> bool:
         room = len(self._runners) <= self._settings.max_runners  # the spare one comes on top

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from longshore_cpu_workers.attempt import Attempt
-from longshore_cpu_workers.backlog import Shape
+from longshore_cpu_workers.backlog import Owner, Shape
 from longshore_cpu_workers.binding import DeviceSet
 from longshore_cpu_workers.reaping import Root, bury, kill_tree, read_stat
 from longshore_cpu_workers.spawn import Spawned
@@ -54,6 +54,8 @@ class Runner:
         shape: what its attempts look like, while it is a lane for sync attempts.
         devices: what it can see, from its start to its end.
         load: seconds of measured work in attempts.
+        owner: whose attempts it runs, from its first one on.
+        retiring: it takes no new attempts and ends once it has none: it is not as it was.
         doomed: it takes no new attempts and is about to end.
         killed: the worker itself ended it.
         blamed: the attempt for whose sake it is killed.
@@ -71,6 +73,8 @@ class Runner:
         self.attempts: dict[int, Attempt] = {}
         self.shape: Shape | None = None
         self.load = 0.0
+        self.owner: Owner | None = None
+        self.retiring = False
         self.doomed = False
         self.killed = False
         self.blamed: Attempt | None = None
@@ -89,6 +93,11 @@ class Runner:
     def head(self) -> Attempt | None:
         """The attempt it works on, or will next."""
         return next(iter(self.attempts.values()), None)
+
+    @property
+    def takes_more(self) -> bool:
+        """False where it is on its way out."""
+        return not (self.doomed or self.retiring)
 
     def send(self, *messages: Message) -> None:
         """Queues messages; never blocks."""

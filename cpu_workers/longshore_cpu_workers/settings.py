@@ -24,6 +24,11 @@ class WorkerSettings:
             worker did not live to see it.
         modules: task modules, in addition to the entry points `longshore.tasks`.
         max_runners: processes that run attempts at once; a spare one may be warm besides.
+        runner_max_attempts: after so many a process is replaced by a fresh one; 0 never.
+        runner_max_memory: bytes that a process may hold after an attempt, beyond what it held
+            before its first; then it is replaced. The first may leave half as much as is held
+            later, whatever that is: libraries, and models. 0 never.
+        share_runners: attempts of different tenants may follow one another in one process.
         env: variables for runners, on top of the cleaned environment of the worker.
         node: the machine, as people know it.
         max_assigned: unfinished attempts it takes; what is beyond is returned at once.
@@ -46,6 +51,9 @@ class WorkerSettings:
     scratch: Path
     modules: tuple[str, ...] = ()
     max_runners: int = field(default_factory=lambda: 2 * (os.cpu_count() or 1))
+    runner_max_attempts: int = 100_000
+    runner_max_memory: int = 512 << 20
+    share_runners: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     node: str = field(default_factory=socket.gethostname)
     max_assigned: int = 20_000

@@ -63,7 +63,8 @@ def scratch_prefix(settings: WorkerSettings, worker: str) -> str:
 def _command(settings: WorkerSettings, worker: str, fd: int) -> list[str]:
     command = [sys.executable, "-m", "longshore_cpu_workers.runner", str(fd), str(os.getpid())]
     folders = [str(settings.artifacts), scratch_prefix(settings, worker)]
-    return [*command, *folders, *settings.modules]
+    bounds = [str(settings.runner_max_attempts), str(settings.runner_max_memory)]
+    return [*command, *folders, *bounds, *settings.modules]
 
 
 def runner_env(extra: Mapping[str, str], devices: Mapping[str, str], token: str) -> dict[str, str]:

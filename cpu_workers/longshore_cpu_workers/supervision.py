@@ -12,10 +12,17 @@ from pathlib import Path
 from longshore.sdk.artifacts import delete_folder
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.attempt import Attempt, Stage
-from longshore_cpu_workers.binding import Binding
+from longshore_cpu_workers.binding import Binding, DeviceSet
 from longshore_cpu_workers.build import Build
 from longshore_cpu_workers.dispatch import Dispatcher
-from longshore_cpu_workers.endings import RUNNER_LOST, OomWatch, died, ordered, start_failed
+from longshore_cpu_workers.endings import (
+    NEIGHBOUR,
+    RUNNER_LOST,
+    OomWatch,
+    died,
+    ordered,
+    start_failed,
+)
 from longshore_cpu_workers.fleet import Fleet
 from longshore_cpu_workers.handle import Message, Role, Runner
 from longshore_cpu_workers.outbox import Outbox
@@ -80,6 +87,7 @@ class Supervision:
             "withdrawn": self._on_withdrawn,
             "ready": self._on_ready,
             "broken": self._on_broken,
+            "spent": self._on_spent,
         }
 
     # Orders
@@ -247,17 +255,33 @@ class Supervision:
         del runner.attempts[serial]
         if attempt.ending is not None:
             failure = ordered(attempt, failure)
-        if failure.failure_class is FailureClass.OUT_OF_MEMORY and runner.role is Role.SYNC:
-            # What filled the memory may still be referenced: the next one gets a fresh process.
-            runner.blamed = attempt
+        if failure.failure_class is FailureClass.DEVICE_FAULT:
+            self._on_device_fault(attempt.devices or runner.devices)
         self._left(runner, attempt, seconds)
         self._register.leave(attempt, Failed(*attempt.key, at, seconds, failure))
 
     def _left(self, runner: Runner, attempt: Attempt, seconds: float | None) -> None:
         runner.since = time.monotonic()
         self.dispatcher.finished(runner, attempt, seconds)
-        if runner.blamed is attempt:
-            runner.kill()  # its group got SIGTERM: nobody knows what is left in it
+        # Its group got SIGTERM: nobody knows what is left in it.
+        if runner.blamed is attempt or (runner.retiring and not runner.attempts):
+            runner.kill()
+
+    def _on_spent(self, runner: Runner, message: Message) -> None:
+        """It begins no more of what it was handed, unless it runs several at once."""
+        _, task, why = message
+        _log.info("runner %d is replaced after a job of task %s: %s", runner.pid, task, why)
+        runner.retiring = True
+        if runner.role is Role.SYNC or not runner.attempts:
+            runner.kill()
+
+    def _on_device_fault(self, devices: DeviceSet) -> None:
+        """What is faulty again and again gets no more attempts; those that need it go back."""
+        self.dispatcher.capacity.fault(devices)
+        for attempt in list(self.dispatcher.backlog):
+            if not self.dispatcher.capacity.possible(attempt.assignment.needs):
+                self._register.give_back(attempt)
+                self.dispatcher.backlog.discard()
 
     def _on_progress(self, runner: Runner, message: Message) -> None:
         _, serial, at, body = message
@@ -287,7 +311,8 @@ class Supervision:
         """Ends what had begun, takes back what had not; reports once nothing is left of it."""
         held = list(runner.attempts.values())
         head = runner.head
-        if head and head.stage is Stage.HANDED and runner.blamed is None:
+        guiltless = runner.blamed is not None or runner.retiring
+        if head and head.stage is Stage.HANDED and not guiltless:
             head.bounces += 1
         task = asyncio.get_running_loop().create_task(self._bury(runner, code, held))
         self._burials.add(task)
@@ -317,8 +342,11 @@ class Supervision:
         self.dispatcher.pump()
 
     def _cause(self, runner: Runner, code: int, started: list[Attempt]) -> Failure:
-        shared = runner.blamed is not None or len(started) > 1
-        if shared:
+        if runner.owner is not None and (runner.blamed is not None or len(started) > 1):
+            self.dispatcher.apart.hold(runner.owner)
+        if runner.blamed is not None:
+            return NEIGHBOUR
+        if len(started) > 1:
             return RUNNER_LOST
         killed = code == -signal.SIGKILL and not runner.killed
         return died(code, out_of_memory=killed and self._oom.happened())

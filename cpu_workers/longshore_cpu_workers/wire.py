@@ -164,22 +164,25 @@ class PollReply(NamedTuple):
 
     Reports are repeated until acknowledged: number n of the reply is `last - len(reports) + n`.
     outdated: why the worker takes nothing more and wants to be replaced; empty if it does not.
+    set_aside: devices that the worker lends no more, by their place in `WorkerInfo.devices`.
     """
 
     last: int
     now: float
     reports: tuple[Report, ...]
     outdated: str = ""
+    set_aside: tuple[int, ...] = ()
 
 
 class DeviceInfo(NamedTuple):
-    """One accelerator of a worker."""
+    """One accelerator of a worker; set_aside: it had faults, and gets no more attempts."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     uuid: str
     name: str
     memory_bytes: int
     simulated: bool
+    set_aside: bool = False
 
 
 class WorkerInfo(NamedTuple):

@@ -98,7 +98,8 @@ class Worker:
         self._polls += 1
         try:
             reply = await self._outbox.poll(ack, min(max(wait, 0.0), _LONGEST_WAIT))
-            return reply._replace(outdated=supervision.outdated) if supervision.outdated else reply
+            aside = self._binding.set_aside()
+            return reply._replace(outdated=supervision.outdated, set_aside=aside)
         finally:
             self._polls -= 1
             self._heard = True
@@ -192,6 +193,9 @@ class Worker:
         if supervision.closing or len(self._register) > self._settings.max_assigned:
             self._register.give_back(attempt)
         elif not supervision.dispatcher.capacity.possible(needs):
+            if self._binding.set_aside():  # the scheduler does not know yet
+                self._register.give_back(attempt)
+                return
             failure = too_large(str(needs), str(self._settings.capacity))
             self._register.fail(attempt, failure)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,10 @@ from longshore_cpu_workers.wire import DeviceInfo, Needs
 from longshore_gpu_workers.devices import real_devices, simulated_devices
 
 WHOLE = 1000
+MAX_FAULTS = 2
+"""So many device faults, and a device is set aside for the life of its worker."""
+
+_log = logging.getLogger(__name__)
 
 
 class NoDeviceError(RuntimeError):
@@ -24,9 +29,17 @@ class _Use:
     info: DeviceInfo
     millis: int = 0
     memory_bytes: int = 0
+    faults: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """False where it is set aside."""
+        return self.faults < MAX_FAULTS
 
     def fits(self, millis: int, memory_bytes: int) -> bool:
         """True where it has room for so much more."""
+        if not self.is_sound:
+            return False
         room = self.info.memory_bytes - self.memory_bytes
         return self.millis + millis <= WHOLE and memory_bytes <= room
 
@@ -42,13 +55,13 @@ class DeviceBinding:
         self._uses = [_Use(position, info) for position, info in enumerate(devices)]
 
     def devices(self) -> tuple[DeviceInfo, ...]:
-        return tuple(use.info for use in self._uses)
+        return tuple(use.info._replace(set_aside=not use.is_sound) for use in self._uses)
 
     def possible(self, needs: Needs) -> bool:
         count, millis = _split(needs)
         if count == 0:
             return needs.gpu_millis == 0
-        empty = [_Use(use.position, use.info) for use in self._uses]
+        empty = [_Use(use.position, use.info, faults=use.faults) for use in self._uses]
         return sum(use.fits(millis, needs.gpu_memory_bytes) for use in empty) >= count
 
     def acquire(self, needs: Needs) -> DeviceSet | None:
@@ -84,8 +97,23 @@ class DeviceBinding:
         """The device that the next share will be packed onto."""
         if not self._uses:
             return ()
-        partly = [use for use in self._uses if use.millis < WHOLE] or self._uses
+        sound = [use for use in self._uses if use.is_sound] or self._uses
+        partly = [use for use in sound if use.millis < WHOLE] or sound
         return (max(partly, key=lambda use: (use.millis, -use.position)).position,)
+
+    def fault(self, devices: DeviceSet) -> None:
+        for position in devices:
+            use = self._uses[position]
+            use.faults += 1
+            if use.faults == MAX_FAULTS:
+                _log.error(
+                    "device %d, %s (%s), is set aside after %d faults: it gets no more jobs until"
+                    " the worker is replaced; look at it with nvidia-smi and dmesg",
+                    use.info.index, use.info.uuid, use.info.name, use.faults,
+                )  # fmt: skip
+
+    def set_aside(self) -> DeviceSet:
+        return tuple(use.position for use in self._uses if not use.is_sound)
 
 
 def _split(needs: Needs) -> tuple[int, int]:

@@ -37,6 +37,9 @@ class RecordingChannel:
     def checkpoint(self, value: Any, timeout: float) -> None:
         self.checkpoints.append(value)
 
+    async def acheckpoint(self, value: Any, timeout: float) -> None:
+        self.checkpoint(value, timeout)
+
     def grace(self) -> float | None:
         return None
 

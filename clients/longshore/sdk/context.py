@@ -57,7 +57,13 @@ class Channel(Protocol):
         """Takes one line of output; may drop it over a rate. Never blocks."""
 
     def checkpoint(self, value: Json, timeout: float) -> None:
-        """Stores a checkpoint. Returns once it is durable, or raises TimeoutError."""
+        """Stores a checkpoint. Returns once it is durable, or raises TimeoutError.
+
+        Called in an event loop, it only sends it.
+        """
+
+    async def acheckpoint(self, value: Json, timeout: float) -> None:
+        """The same for an event loop, which goes on meanwhile."""
 
     def cancelled(self) -> bool:
         """True once the attempt is to end."""
@@ -211,6 +217,9 @@ class Context:
         of the job: the value is kept like any other where the attempt still holds its lease (a
         drain, not a cancelled job), and JobCancelled is raised again.
 
+        In an async task it sends the value and does not wait, because that would stop the other
+        attempts of its process. Use `await ctx.acheckpoint(...)` to wait.
+
         Args:
             value: anything JSON can carry, at most 256 KiB.
             timeout: seconds to wait for the store.
@@ -221,4 +230,17 @@ class Context:
             JobCancelled: the attempt is to end; the value is on its way to the store all the same.
         """
         self._channel.checkpoint(value, timeout)
+        self.check_cancelled()
+
+    async def acheckpoint(self, value: Json, *, timeout: float = 30.0) -> None:
+        """The same for an async task: returns once the store has it; other attempts go on.
+
+        Args:
+            value: anything JSON can carry, at most 256 KiB.
+            timeout: seconds to wait for the store.
+
+        Raises:
+            TimeoutError, ValueError, JobCancelled: as `checkpoint`.
+        """
+        await self._channel.acheckpoint(value, timeout)
         self.check_cancelled()

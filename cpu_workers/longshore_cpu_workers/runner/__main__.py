@@ -1,4 +1,4 @@
-"""`python -m longshore_cpu_workers.runner FD PARENT ARTIFACTS SCRATCH [MODULE...]`."""
+"""`python -m longshore_cpu_workers.runner FD PARENT ARTIFACTS SCRATCH BOUNDS... [MODULE...]`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    fd, parent, artifacts, scratch, *modules = sys.argv[1:]
+    fd, parent, artifacts, scratch, attempts, memory, *modules = sys.argv[1:]
     _die_with(int(parent))  # before the slow imports
     os.set_inheritable(int(fd), False)
+    from longshore_cpu_workers.reaping import adopt_orphans
     from longshore_cpu_workers.runner.process import main
+    from longshore_cpu_workers.runner.wear import Bounds
 
+    adopt_orphans()
     sys.argv = sys.argv[:1]
-    main(int(fd), artifacts, scratch, modules)
+    main(int(fd), artifacts, scratch, Bounds(int(attempts), int(memory)), modules)

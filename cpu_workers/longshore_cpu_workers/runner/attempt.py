@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,23 +162,26 @@ class AttemptRun:
 
     # Task code
 
-    def run(self) -> None:
+    def run(self, end_children: Callable[[], None]) -> None:
         """Runs a sync task; whatever it raises becomes the failure of the attempt."""
         try:
             self._parse()
             self.value = self.task.handler(self.ctx, self.params)
             self._render()
-            self._collect()
+            if self.artifacts.declared:
+                end_children()  # none of them may write to what is hashed
+                self._collect()
         except BaseException as error:  # noqa: BLE001 - SystemExit and JobCancelled are outcomes
             self._fail(error)
 
-    async def run_async(self) -> None:
-        """The same for an async task."""
+    async def run_async(self, aside: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """The same for an async task; `aside` runs what works on files elsewhere."""
         try:
             self._parse()
             self.value = await self.task.handler(self.ctx, self.params)
             self._render()
-            self._collect()
+            if self.artifacts.declared:
+                await aside(self._collect)
         except BaseException as error:  # noqa: BLE001 - CancelledError is an outcome too
             # asyncio knows one way to end a task; ours to say so is JobCancelled.
             self._fail(JobCancelled() if self.channel.is_cancelled else error)
@@ -214,6 +217,15 @@ class AttemptRun:
         self.told = error.told if isinstance(error, Refused) else raised(error)
 
     # After it
+
+    @property
+    def leaves_files(self) -> bool:
+        """True where `outcome` may have folders to delete."""
+        if self.told is not None or self.kept.used or self.job.number > 1:
+            return True
+        return self.job.checkpoint is not None or (
+            self.seconds is not None and self.ctx.scratch_used
+        )
 
     def stop_clock(self) -> None:
         """Task code is over."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -40,10 +43,12 @@ class AttemptChannel:
         "_saved",
         "_saves",
         "_wake",
+        "_wakers",
         "cancel_task",
         "closed",
         "drains_at",
         "is_cancelled",
+        "is_copy",
         "serial",
     )
 
@@ -56,6 +61,7 @@ class AttemptChannel:
     ) -> None:
         self.serial = serial
         self.is_cancelled = False
+        self.is_copy = False
         self.closed = False
         self.cancel_task: Callable[[], object] | None = None
         self.drains_at: float | None = None
@@ -70,6 +76,7 @@ class AttemptChannel:
         self._saves = 0
         self._saved = 0
         self._wake: threading.Condition | None = None
+        self._wakers: dict[int, Callable[[], object]] = {}
 
     # What task code calls, through its context
 
@@ -89,6 +96,9 @@ class AttemptChannel:
             self._flusher.watch(self)
 
     def log(self, line: str) -> None:
+        if self.is_copy:  # only whole lines of one process may go through the socket
+            os.write(1, line.encode("utf-8", "replace") + b"\n")
+            return
         with self._lock:
             if self.closed:
                 return
@@ -105,15 +115,45 @@ class AttemptChannel:
         self._flusher.watch(self)
 
     def checkpoint(self, value: Any, timeout: float) -> None:
-        text = _checkpoint_text(value)
+        number = self._send(value)
+        if _in_event_loop():
+            return  # to wait here would stop every attempt of this process
         with self._lock:
             if self._wake is None:
                 self._wake = threading.Condition()
+        with self._wake:
+            self._wake.wait_for(lambda: self._saved >= number or self.is_cancelled, timeout)
+        self._confirm(number, timeout)
+
+    async def acheckpoint(self, value: Any, timeout: float) -> None:
+        number = self._send(value)
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        waker = self._wakers[number] = lambda: loop.call_soon_threadsafe(changed.set)
+        waker()  # it may be there already
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._saved < number and not self.is_cancelled:
+                    changed.clear()
+                    if self._saved < number and not self.is_cancelled:
+                        await changed.wait()
+        self._wakers.pop(number, None)
+        self._confirm(number, timeout)
+
+    def _send(self, value: Any) -> int:
+        """Sends a checkpoint to the store; returns its number."""
+        if self.is_copy:
+            raise RuntimeError(
+                "a forked process cannot save checkpoints: return the value to the process that"
+                " runs the task, and save it there"
+            )
+        text = _checkpoint_text(value)
+        with self._lock:
             self._saves += 1
             number = self._saves
             self._link.write(encode(["checkpoint", self.serial, self._clock(), number, text]))
-        with self._wake:
-            self._wake.wait_for(lambda: self._saved >= number or self.is_cancelled, timeout)
+        return number
+
+    def _confirm(self, number: int, timeout: float) -> None:
         if self._saved < number and not self.is_cancelled:
             raise TimeoutError(f"the checkpoint was not confirmed within {timeout:g} s")
 
@@ -122,6 +162,12 @@ class AttemptChannel:
 
     def grace(self) -> float | None:
         return None if self.drains_at is None else max(0.0, self.drains_at - self._clock())
+
+    def after_fork(self) -> None:
+        """In a copy of this process: its lines go through the pipe, where ours are read."""
+        self.is_copy = True
+        self._lock = threading.Lock()
+        self._lines, self._dropped = [], 0
 
     # What the worker says
 
@@ -141,6 +187,9 @@ class AttemptChannel:
         if (wake := self._wake) is not None:
             with wake:
                 wake.notify_all()
+        for waker in list(self._wakers.values()):
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there
+                waker()
 
     # What leaves
 
@@ -196,6 +245,12 @@ class Flusher:
                 self._thread.start()
         self._wake.set()
 
+    def after_fork(self) -> None:
+        """In a copy of this process: its thread is not there."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread, self._watched = None, set()
+
     def _run(self) -> None:
         while True:
             self._wake.wait()
@@ -211,6 +266,14 @@ class Flusher:
         still = {channel for channel in watched if channel.flush(now)}
         with self._lock:
             self._watched |= still
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def progress_text(progress: Progress) -> str:

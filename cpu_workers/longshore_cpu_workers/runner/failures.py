@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from longshore.sdk.failures import CODES, FailureClass, JobCancelled, PermanentError, TaskError
+from longshore_cpu_workers.phrases import Trouble, trouble_in
 from longshore_cpu_workers.runner.scrubbing import scrub, scrub_fact
 from longshore_cpu_workers.wire import UNKNOWN_TASK
 
@@ -28,16 +29,7 @@ _MAX_VIOLATIONS = 100
 _MAX_FACTS = 32
 _OWN_FACTS = ("exception", "exit_code", "memory")
 
-# What the libraries that allocate on a device say when they cannot: torch, CUDA itself,
-# onnxruntime's arena, cuBLAS and cuDNN, XLA.
-_DEVICE_MEMORY = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY"
-    r"|cudaErrorMemoryAllocation|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
-    r"|Failed to allocate memory for requested buffer of size"
-    r"|CUDA failure 2: out of memory|RESOURCE_EXHAUSTED: Out of memory|HIP out of memory",
-)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DEVICE_FAULT = re.compile(r"uncorrectable ECC error|cudaErrorECCUncorrectable|GPU is lost", re.I)
 
 
 class Told(NamedTuple):
@@ -141,7 +133,8 @@ def _described(error: BaseException) -> Told:
     said = _said(error)
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     cause = _sole_cause(error)
-    failure_class, code, reason = _classify(cause, text)
+    trouble = trouble_in(text)
+    failure_class, code, reason = _classify(cause, trouble)
     facts: dict[str, str] = {"exception": kind}
     violations: tuple[tuple[str, str], ...] = ()
     if isinstance(cause, TaskError):
@@ -150,16 +143,16 @@ def _described(error: BaseException) -> Told:
     if isinstance(error, SystemExit):
         facts["exit_code"] = str(_exit_code(error))
     if failure_class is FailureClass.OUT_OF_MEMORY:
-        facts["memory"] = _memory(text)
+        facts["memory"] = _memory(trouble)
     message = said if isinstance(error, TaskError) else text
     # Ours first: what is beyond the bound of facts is left out.
     pairs = sorted(facts.items(), key=lambda fact: fact[0] not in _OWN_FACTS)
     return Told(failure_class, code, reason, message, tuple(pairs), violations, trace(error))
 
 
-def _memory(text: str) -> str:
+def _memory(trouble: Trouble | None) -> str:
     """Which memory ran out: what the next attempt gets more of."""
-    return "device" if _DEVICE_MEMORY.search(text) or "CUDA" in text else "host"
+    return "device" if trouble is Trouble.DEVICE_MEMORY else "host"
 
 
 def _said(error: BaseException) -> str:
@@ -183,12 +176,12 @@ def _exit_code(error: SystemExit) -> int:
     return error.code if isinstance(error.code, int) else 1
 
 
-def _classify(error: BaseException, text: str) -> tuple[FailureClass, int, str]:
+def _classify(error: BaseException, trouble: Trouble | None) -> tuple[FailureClass, int, str]:
     if isinstance(error, JobCancelled):
         return FailureClass.CANCELLED, CODES["CANCELLED"], "CANCELLED"
-    if _is_out_of_memory(error, text):
+    if _is_out_of_memory(error, trouble):
         return FailureClass.OUT_OF_MEMORY, CODES["RESOURCE_EXHAUSTED"], "OUT_OF_MEMORY"
-    if _DEVICE_FAULT.search(text):
+    if trouble is Trouble.DEVICE:
         return FailureClass.DEVICE_FAULT, CODES["UNAVAILABLE"], "DEVICE_FAULT"
     if isinstance(error, PermanentError):
         return FailureClass.PERMANENT, _code(error), str(error.reason)
@@ -204,12 +197,19 @@ def _code(error: TaskError) -> int:
     return error.code if error.code in CODES.values() else CODES["ABORTED"]
 
 
-def _is_out_of_memory(error: BaseException, text: str) -> bool:
+def _is_out_of_memory(error: BaseException, trouble: Trouble | None) -> bool:
     """True for what an allocator says, and for what task code says of a child's allocator."""
     if isinstance(error, TaskError) and error.reason == "OUT_OF_MEMORY":
         # Its own word counts: a PermanentError is not tried again with more memory.
         return not isinstance(error, PermanentError)
-    return isinstance(error, MemoryError) or _DEVICE_MEMORY.search(text) is not None
+    return isinstance(error, MemoryError) or trouble is Trouble.DEVICE_MEMORY
+
+
+def spoils_process(told: Told) -> bool:
+    """True where nothing more should run in this process: a device, or its memory, is spoilt."""
+    if told.failure_class in (FailureClass.DEVICE_FAULT, FailureClass.OUT_OF_MEMORY):
+        return True
+    return trouble_in(told.message) in (Trouble.CONTEXT, Trouble.DEVICE, Trouble.DEVICE_MEMORY)
 
 
 def upper_snake(name: str) -> str:

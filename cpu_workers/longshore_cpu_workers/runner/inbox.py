@@ -57,6 +57,12 @@ class Inbox:
         """An attempt has ended."""
         self._channels.pop(serial, None)
 
+    def after_fork(self) -> None:
+        """In a copy of this process: no thread holds a lock, and none sends what has to wait."""
+        self._flusher.after_fork()
+        for channel in list(self._channels.values()):
+            channel.after_fork()
+
     def serve(self) -> None:
         """Reads the worker's messages until it is gone; runs on a thread of its own."""
         for kind, *rest in self._link.messages():

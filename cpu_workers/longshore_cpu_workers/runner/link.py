@@ -29,6 +29,10 @@ class Link:
         with self._lock:
             self._link.sendall(data)
 
+    def after_fork(self) -> None:
+        """In a copy of this process: another thread may have held the lock."""
+        self._lock = threading.Lock()
+
     def messages(self) -> Iterator[Message]:
         """What the worker says, until it is gone."""
         rest = b""

@@ -30,10 +30,12 @@ class Router:
     Attributes:
         sole: the only attempt that runs; None where none does, or several do.
         current: the attempt of the running context, where attempts share an event loop.
+        is_copy: True in a process that task code forked; the runner reads what it prints.
     """
 
     def __init__(self) -> None:
         self.sole: AttemptChannel | None = None
+        self.is_copy = False
         self.current: ContextVar[AttemptChannel | None] = ContextVar("attempt", default=None)
 
     def find(self) -> AttemptChannel | None:
@@ -103,8 +105,20 @@ class LineWriter(io.TextIOBase):
             line, self._partial = self._partial, ""
             self._emit(line)
 
+    def flush(self) -> None:
+        if self._router.is_copy:  # nobody else sends what a copy has begun to print
+            self.finish()
+
+    def after_fork(self) -> None:
+        """In a copy of this process: another thread may have held the lock."""
+        self._lock = threading.RLock()
+        self._partial = ""
+
     def _emit(self, line: str) -> None:
-        (self._owner or self._unclaimed).log(line)
+        if self._router.is_copy:
+            os.write(self._fd, line.encode("utf-8", "replace") + b"\n")
+        else:
+            (self._owner or self._unclaimed).log(line)
 
 
 class PipeCapture:
@@ -203,6 +217,12 @@ class Output:
         sys.stdout, sys.stderr = self._writers
         logging.root.addHandler(LogHandler(self.router))
         logging.root.setLevel(logging.INFO)
+
+    def after_fork(self) -> None:
+        """In a copy of this process: what it prints goes through the pipe."""
+        self.router.is_copy = True
+        for writer in self._writers:
+            writer.after_fork()
 
     def finish(self) -> None:
         """The sole attempt ends: what it has printed so far becomes lines of it."""

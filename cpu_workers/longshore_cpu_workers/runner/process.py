@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import faulthandler
 import os
 import signal
@@ -11,27 +12,35 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from longshore.sdk.failures import FailureClass, JobCancelled
 from longshore.sdk.task import load_tasks
 from longshore_cpu_workers.build import identify
-from longshore_cpu_workers.reaping import kill_children
+from longshore_cpu_workers.reaping import end_children, has_children
 from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
 from longshore_cpu_workers.runner.channel import AttemptChannel
-from longshore_cpu_workers.runner.failures import Told, clean
+from longshore_cpu_workers.runner.failures import Told, clean, spoils_process
 from longshore_cpu_workers.runner.inbox import Inbox, Job
 from longshore_cpu_workers.runner.link import Link, encode
 from longshore_cpu_workers.runner.output import Output
 from longshore_cpu_workers.runner.scrubbing import scrub
+from longshore_cpu_workers.runner.wear import Bounds, Wear
+
+T = TypeVar("T")
 
 _TERMINATED = 128 + signal.SIGTERM
 _BROKEN = 3
+_FILES = "longshore-files"
+_FILE_THREADS = 2
+_ASYNC = "asyncio"
+_OWN_THREADS = ("inbox", "output", "flusher", "longshore-popen", _FILES, _ASYNC)
 
 
-def main(fd: int, artifacts: str, scratch: str, modules: Sequence[str]) -> None:
+def main(fd: int, artifacts: str, scratch: str, bounds: Bounds, modules: Sequence[str]) -> None:
     """Runs until the worker closes the socket or ends the process."""
     link = Link(socket.socket(fileno=fd))
     output = Output()
@@ -48,7 +57,7 @@ def main(fd: int, artifacts: str, scratch: str, modules: Sequence[str]) -> None:
     build = identify(tasks, modules)
     link.write(encode(["ready", [name for name, task in tasks.items() if task.is_async], [*build]]))
     try:
-        _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch)).run()
+        _Runner(link, inbox, output, Surroundings(tasks, artifacts, scratch), bounds).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, nobody would run jobs here
         _give_up(error)
 
@@ -69,7 +78,9 @@ def _serve(inbox: Inbox) -> None:
 
 
 class _Runner:
-    def __init__(self, link: Link, inbox: Inbox, output: Output, where: Surroundings) -> None:
+    def __init__(
+        self, link: Link, inbox: Inbox, output: Output, where: Surroundings, bounds: Bounds
+    ) -> None:
         self._link = link
         self._inbox = inbox
         self._output = output
@@ -78,10 +89,22 @@ class _Runner:
         self._in_task = False
         self._running: dict[int, AttemptChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left = ""
+        self._farewell = b""
+        self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix=_FILES)
+        signal.signal(signal.SIGTERM, self._on_term)
+        self._bounds = bounds
+        self._ready_since = boot_time()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        """A copy has none of our threads: what they held would stay locked for ever."""
+        self._link.after_fork()
+        self._inbox.after_fork()
+        self._output.after_fork()
 
     def run(self) -> None:
         """The first job decides what this runner is for: sync tasks, or async ones."""
-        signal.signal(signal.SIGTERM, self._on_term)
         taken = self._inbox.take(wait=True)
         assert taken is not None
         task = self._where.tasks.get(taken[0].task)
@@ -89,6 +112,7 @@ class _Runner:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             asyncio.run(self._run_async(taken))
         else:
+            self._wear = Wear(self._bounds, _OWN_THREADS)
             self._run_sync(taken)
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
@@ -104,44 +128,62 @@ class _Runner:
         unsent = b""
         while True:
             if taken is None:
-                if unsent:
-                    self._link.write(unsent)
-                    unsent = b""
                 taken = self._inbox.take(wait=True)
                 assert taken is not None
-            unsent = self._one(*taken, unsent)
+            run = AttemptRun(*taken, self._where)
+            unsent = self._one(run, unsent)
             taken = self._inbox.take(wait=False)
+            if taken is None:
+                self._link.write(unsent)
+                unsent = b""
+            alike = taken is not None and taken[0].task == run.job.task
+            if self._is_spent(run, alike=alike):
+                self._link.write(unsent + self._farewell)
+                threading.Event().wait()  # for the end: what was taken begins elsewhere
 
-    def _one(self, job: Job, channel: AttemptChannel, unsent: bytes) -> bytes:
+    def _is_spent(self, run: AttemptRun, *, alike: bool) -> bool:
+        """True where this process should take no further attempt."""
+        self._wear.count()
+        if run.told is not None and spoils_process(run.told):
+            self._left = f"it may not use its memory or its device any more ({run.told.reason})"
+        if not (self._left or self._wear.due(run.seconds, alike=alike)):
+            return False
+        why = self._left or self._wear.look()
+        self._farewell = encode(["spent", run.job.task, why])
+        return bool(why)
+
+    def _one(self, run: AttemptRun, unsent: bytes) -> bytes:
         """Runs one attempt and returns its outcome, which goes out with the start of the next.
 
         One write for both is what makes the worker's knowledge exact: it never sees an outcome
         without knowing whether the next attempt has begun.
         """
-        if job.inputs and unsent:  # reading them may take long
+        if run.job.inputs and unsent:  # reading them may take long
             self._link.write(unsent)
             unsent = b""
-        run = AttemptRun(job, channel, self._where)
         if run.prepare():
-            self._output.router.sole = channel
+            self._output.router.sole = run.channel
             self._link.write(unsent + run.start())
             unsent = b""
             self._execute(run)
-        self._inbox.forget(job.serial)
+        self._inbox.forget(run.job.serial)
         return unsent + run.outcome()
 
     def _execute(self, run: AttemptRun) -> None:
-        since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        since = boot_time()
         self._in_task = True
         try:
-            run.run()
+            run.run(lambda: self._end_children(since))
         finally:
             self._in_task = False
         self._end_if_copy(run.told)
         run.stop_clock()
-        if run.told is not None:
-            kill_children(since)  # before the report: who reads it may rely on their end
+        self._end_children(since)  # before the report: who reads it may rely on their end
         self._output.finish()
+
+    def _end_children(self, since: float) -> None:
+        if has_children() and (count := end_children(since)):
+            self._left = f"an attempt left {count} process(es)"
 
     def _end_if_copy(self, told: Told | None) -> None:
         """A copy that task code forked came back here: it ends, for only the runner reports."""
@@ -155,6 +197,8 @@ class _Runner:
 
     async def _run_async(self, first: tuple[Job, AttemptChannel]) -> None:
         loop = asyncio.get_running_loop()
+        self._wear = Wear(self._bounds, _OWN_THREADS)  # asyncio has a handler of signals
+        loop.set_default_executor(_ContextExecutor(thread_name_prefix=_ASYNC))
         self._begin(*first)
         self._inbox.on_more = lambda: loop.call_soon_threadsafe(self._take_all)
         self._take_all()  # what came in before on_more was set
@@ -178,16 +222,36 @@ class _Runner:
     async def _one_async(self, job: Job, channel: AttemptChannel) -> None:
         run = AttemptRun(job, channel, self._where)
         self._output.router.current.set(channel)
-        if await asyncio.to_thread(run.prepare) if job.inputs else run.prepare():
+        if await self._aside(run.prepare) if job.inputs else run.prepare():
             self._note(job.serial, channel)
             self._make_cancellable(channel)
             self._link.write(run.start())
-            await run.run_async()
+            await run.run_async(self._aside)
             self._end_if_copy(run.told)
             run.stop_clock()
             self._note(job.serial, None)
         self._inbox.forget(job.serial)
-        self._link.write(run.outcome())
+        outcome = await self._aside(run.outcome) if run.leaves_files else run.outcome()
+        self._link.write(outcome)
+        self._look_between(run)
+
+    async def _aside(self, step: Callable[[], T]) -> T:
+        """Runs a step that works on files in a thread of ours: the others go on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, step)
+
+    def _look_between(self, run: AttemptRun) -> None:
+        """What attempts have left can be told from what others use only while none runs."""
+        if self._running:
+            self._wear.count()
+            if run.told is not None and spoils_process(run.told):
+                self._link.write(encode(["spent", run.job.task, run.told.reason]))
+            return
+        self._end_children(self._ready_since)
+        tasks = asyncio.all_tasks() - self._tasks
+        if len(tasks) > 1:  # one is this runner itself
+            self._left = f"an attempt left {len(tasks) - 1} asyncio task(s)"
+        if self._is_spent(run, alike=True):
+            self._link.write(self._farewell)
 
     def _make_cancellable(self, channel: AttemptChannel) -> None:
         """Only now: a cancel before the first step of a task would end it without an outcome."""
@@ -205,6 +269,18 @@ class _Runner:
             self._running[serial] = channel
         alone = len(self._running) == 1
         self._output.router.sole = next(iter(self._running.values())) if alone else None
+
+
+class _ContextExecutor(ThreadPoolExecutor):
+    """Knows in its threads which attempt a call is of, so that lines go to its log."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+
+
+def boot_time() -> float:
+    """Seconds since boot, as the kernel notes the starts of processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _exit_status(told: Told | None) -> int:

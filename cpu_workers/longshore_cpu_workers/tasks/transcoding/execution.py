@@ -13,6 +13,7 @@ from typing import IO
 
 from longshore.sdk import Context, TaskError
 from longshore.sdk.processes import popen, stop
+from longshore_cpu_workers.phrases import Trouble, trouble_in
 from longshore_cpu_workers.tasks.transcoding.progress import Report, ReportParser
 
 CRASHED = "FFMPEG_CRASHED"
@@ -136,7 +137,7 @@ def failure_of(returncode: int, tail: tuple[str, ...]) -> TaskError:
             code="RESOURCE_EXHAUSTED",
             metadata=facts,
         )
-    if "Cannot allocate memory" in text:
+    if trouble_in(text) is Trouble.HOST_MEMORY:
         return TaskError(
             f"ffmpeg is out of memory: {useful_line(tail)}",
             reason="OUT_OF_MEMORY",

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import onnxruntime
 
 from longshore.sdk import Context, PermanentError, TaskError
+from longshore_cpu_workers.phrases import Trouble, trouble_in
 from longshore_gpu_workers.tasks.inference.binding import Declared, numpy_name
 from longshore_gpu_workers.tasks.inference.onnx_files import not_a_model
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
-
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate memory|smaller than requested bytes|ALLOC_FAILED|bad_?alloc",
-    re.IGNORECASE,
-)
-_DEVICE = re.compile(r"CUDA|CUDNN|CUBLAS|CUFFT", re.IGNORECASE)
 
 
 def is_simulated(devices: tuple[str, ...]) -> bool:
@@ -109,8 +103,9 @@ def _running_failure(error: Exception) -> TaskError:
 
 def _resource_failure(text: str) -> TaskError | None:
     """The error, in the runtime's own words, where the machine and not the job is to blame."""
-    if _OUT_OF_MEMORY.search(text):
-        return TaskError(text, reason="OUT_OF_MEMORY", code="RESOURCE_EXHAUSTED")
-    if _DEVICE.search(text):
-        return TaskError(text, reason="DEVICE_ERROR", code="UNAVAILABLE")
+    match trouble_in(text):
+        case Trouble.HOST_MEMORY | Trouble.DEVICE_MEMORY:
+            return TaskError(text, reason="OUT_OF_MEMORY", code="RESOURCE_EXHAUSTED")
+        case Trouble.DEVICE | Trouble.CONTEXT:
+            return TaskError(text, reason="DEVICE_ERROR", code="UNAVAILABLE")
     return None
