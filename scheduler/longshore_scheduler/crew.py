@@ -167,6 +167,9 @@ class Crew:
                 _log.warning("worker %s is replaced: %s", worker.id, reply.outdated)
                 worker.set_aside(reply.outdated)
                 self._term.chores.set()
+            for device in worker.close_devices(reply.set_aside):
+                place = (worker.id, device.index, device.uuid)
+                _log.error("worker %s: device %d (%s) failed attempts, and is set aside", *place)
             if reply.reports:
                 worker.absorbing = True
                 try:

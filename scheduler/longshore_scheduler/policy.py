@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from longshore.sdk.failures import FailureClass
@@ -22,6 +22,7 @@ CHECKPOINTED = 10
 
 REFUSED = "REFUSED"
 """The reason of an attempt that a living worker did not take."""
+_MANY_DIGITS = 18
 
 
 class Counters(NamedTuple):
@@ -106,7 +107,8 @@ def consequence(
         most = limits.interruptions * (CHECKPOINTED if checkpointed else 1)
         if interruptions >= most and not beside:
             return DeadLetter()
-        if failure.reason == REFUSED:  # the next worker may refuse it as fast
+        # The next worker may refuse it as fast, or lend it the same faulty device.
+        if failure.reason == REFUSED or kind is FailureClass.DEVICE_FAULT:
             return Retry(now_us + round(backoff(policy, interruptions, random()) * 1e6))
         return Release()
     if kind is FailureClass.PERMANENT or failure.reason in policy.non_retryable_reasons:
@@ -120,14 +122,16 @@ def consequence(
     delay = backoff(policy, counters.attempts + counters.crashes + counters.ooms + 1, random())
     due_us = now_us + round(delay * 1e6)
     if kind is FailureClass.OUT_OF_MEMORY:
-        return Retry(due_us, more_memory(needs, ceiling, device=_of_device(failure)))
+        facts = dict(failure.metadata)
+        of_device = facts.get("memory") == "device"
+        return Retry(due_us, more_memory(needs, ceiling, device=of_device, peak=_peak(facts)))
     return Retry(due_us)
 
 
-def _of_device(failure: Failure) -> bool:
-    """Which memory ran out: what the worker says of it, else what the message does."""
-    told = dict(failure.metadata).get("memory")
-    return told == "device" if told else "CUDA" in failure.message
+def _peak(facts: Mapping[str, str]) -> int:
+    """The most host memory that the attempt was seen to have, in bytes; 0 where nobody knows."""
+    told = facts.get("peak_bytes", "")
+    return int(told) if told.isdecimal() and len(told) < _MANY_DIGITS else 0
 
 
 def backoff(policy: RetryPolicy, failures: int, random: float) -> float:
@@ -140,18 +144,20 @@ def backoff(policy: RetryPolicy, failures: int, random: float) -> float:
     return full * (1.0 - policy.jitter * random)
 
 
-def more_memory(needs: str, ceiling: Needs, *, device: bool) -> str:
-    """The needs with half as much memory again, of the device or of the host.
+def more_memory(needs: str, ceiling: Needs, *, device: bool, peak: int = 0) -> str:
+    """The needs with half as much memory again as it had, of the device or of the host.
 
-    At most what a worker offers: a job that no worker can ever run would wait for ever. A need
-    of 0 asked for nothing in particular and stays so.
+    peak: what it was seen to have of the host, where that was more than it asked for; so a need
+    of 0, which asked for nothing in particular, becomes one. At most what a worker offers: a job
+    that no worker can ever run would wait for ever.
     """
     have = parse_needs(needs)
     memory, gpu_memory = have.memory_bytes, have.gpu_memory_bytes
     if device:
         gpu_memory = max(gpu_memory, min(int(gpu_memory * MEMORY_GROWTH), ceiling.gpu_memory_bytes))
     else:
-        memory = max(memory, min(int(memory * MEMORY_GROWTH), ceiling.memory_bytes))
+        wanted = int(max(memory, peak) * MEMORY_GROWTH)
+        memory = max(memory, min(wanted, ceiling.memory_bytes))
     return needs_json(
         cpu_millis=have.cpu_millis,
         memory_bytes=memory,

@@ -34,6 +34,15 @@ def empty_room(offer: Needs, maximum_runners: int) -> Room:
     )
 
 
+def close_device(room: Room, position: int, memory_bytes: int) -> Room:
+    """The room without one device, which has so much memory; what it has lent may be given back."""
+    devices = tuple(
+        (free - WHOLE, left - memory_bytes) if index == position else (free, left)
+        for index, (free, left) in enumerate(room.devices)
+    )
+    return room._replace(devices=devices)
+
+
 def count_fitting(room: Room, needs: Needs) -> int:
     """How many attempts with these needs fit at once."""
     count = room.runners

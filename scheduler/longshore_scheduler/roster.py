@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Any
 
-from longshore_cpu_workers.wire import PROTOCOL, WorkerInfo
+from longshore_cpu_workers.wire import PROTOCOL, DeviceInfo, WorkerInfo
 from longshore_scheduler.cluster import PoolSpec
 from longshore_scheduler.plan import Placement, WorkerView
 from longshore_scheduler.policy import Counters
-from longshore_scheduler.room import count_fitting, empty_room, give, take
+from longshore_scheduler.room import close_device, count_fitting, empty_room, give, take
 from longshore_scheduler.specs import wire_needs
 from longshore_store.model import ActiveAttempt, Leased
 from longshore_store.needs import Needs, needs_json, parse_needs
@@ -150,10 +150,24 @@ class Worker:
         self.absorbing = False
         self.held: dict[str, Held] = {}
         self.room = empty_room(pool.offer, pool.settings.maximum_runners)
+        self._set_aside: set[int] = set()
+        self.close_devices(n for n, device in enumerate(info.devices) if device.set_aside)
         self.quick_count = 0
         self.quick_seconds = 0.0
         self.interrupted: dict[str, int] = {}
         self.models: dict[str, None] = {}
+
+    def close_devices(self, positions: Iterable[int]) -> list[DeviceInfo]:
+        """Its devices that it lends no more have no room. Returns those of them that are new."""
+        devices = list(self.info.devices)
+        fresh = [n for n in positions if n not in self._set_aside and n < len(devices)]
+        for position in fresh:
+            self._set_aside.add(position)
+            devices[position] = devices[position]._replace(set_aside=True)
+            self.room = close_device(self.room, position, self.pool.offer.gpu_memory_bytes)
+        if fresh:
+            self.info = self.info._replace(devices=tuple(devices))
+        return [devices[position] for position in fresh]
 
     def view(self) -> WorkerView:
         """What planning needs to know."""

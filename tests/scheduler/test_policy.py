@@ -40,7 +40,8 @@ REFUNDS = (FailureClass.DRAINED, FailureClass.PREEMPTED, FailureClass.DEMOTED)
 def decide(
     kind: FailureClass, counters: Counters = NONE, message: str = "", **changes: Any
 ) -> Consequence:
-    failure = Failure(kind, 10, changes.pop("reason", "BROKEN"), message)
+    facts = changes.pop("metadata", ())
+    failure = Failure(kind, 10, changes.pop("reason", "BROKEN"), message, facts)
     values: dict[str, Any] = {
         "now_us": NOW,
         "total_deadline_us": None,
@@ -66,7 +67,8 @@ def decide(
         (FailureClass.CRASH, Counters(crashes=2), DeadLetter),
         (FailureClass.OUT_OF_MEMORY, Counters(crashes=2, ooms=1), Retry),
         (FailureClass.OUT_OF_MEMORY, Counters(ooms=2), DeadLetter),
-        *((kind, Counters(interruptions=8), Release) for kind in INTERRUPTIONS),
+        (FailureClass.WORKER_LOST, Counters(interruptions=8), Release),
+        (FailureClass.DEVICE_FAULT, Counters(interruptions=8), Retry),
         *((kind, Counters(interruptions=9), DeadLetter) for kind in INTERRUPTIONS),
         *((kind, Counters(9, 9, 9, 99), Release) for kind in REFUNDS),
     ],
@@ -96,12 +98,38 @@ def test_what_outlives_its_attempt_timeout_overflows() -> None:
 
 def test_out_of_memory_asks_for_half_as_much_again() -> None:
     host = decide(FailureClass.OUT_OF_MEMORY, message="Killed")
-    device = decide(FailureClass.OUT_OF_MEMORY, message="CUDA out of memory")
+    device = decide(FailureClass.OUT_OF_MEMORY, metadata=(("memory", "device"),))
     assert isinstance(host, Retry)
     assert isinstance(device, Retry)
     assert parse_needs(host.needs_json or "").memory_bytes == 3 * GIB
     assert parse_needs(host.needs_json or "").gpu_memory_bytes == 4 * GIB
     assert parse_needs(device.needs_json or "").gpu_memory_bytes == 6 * GIB
+
+
+@pytest.mark.parametrize(
+    ("asked", "peak", "wanted"),
+    [
+        (0, str(2 * GIB), 3 * GIB),
+        (GIB, str(4 * GIB), 6 * GIB),
+        (2 * GIB, str(GIB), 3 * GIB),
+        (0, str(100 * GIB), 8 * GIB),
+        (0, "much", 0),
+        (0, "9" * 400, 0),
+    ],
+)
+def test_what_it_was_seen_to_have_counts(asked: int, peak: str, wanted: int) -> None:
+    needs = needs_json(cpu_millis=1, memory_bytes=asked)
+    facts = (("memory", "host"), ("peak_bytes", peak))
+    decided = decide(FailureClass.OUT_OF_MEMORY, needs=needs, metadata=facts)
+    assert isinstance(decided, Retry)
+    assert parse_needs(decided.needs_json or "").memory_bytes == wanted
+
+
+def test_a_device_fault_has_a_pause_before_the_next_attempt() -> None:
+    first, later = (decide(FailureClass.DEVICE_FAULT, Counters(interruptions=n)) for n in (0, 4))
+    assert isinstance(first, Retry)
+    assert isinstance(later, Retry)
+    assert NOW < first.due_us < later.due_us
 
 
 def test_no_more_memory_is_asked_for_than_a_worker_offers() -> None:

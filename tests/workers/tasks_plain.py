@@ -236,7 +236,7 @@ def drained(ctx: Context, params: Number) -> str:
 @task
 def writes(ctx: Context, params: Number) -> str:
     ctx.artifacts.write("out.txt").write_text("hello")
-    ctx.artifacts.write("never-written")
+    ctx.artifacts.write("never-written", optional=True)
     (ctx.scratch / "temporary").write_text("x")
     if params.value:
         raise ValueError("no")
@@ -274,7 +274,10 @@ async def for_ever(ctx: Context, params: Number) -> None:
 
 @task
 async def blocks_the_loop(ctx: Context, params: Number) -> None:
-    time.sleep(LONG)  # noqa: ASYNC251 - the point of it
+    """Waits as it should (0), or in a way that stops the loop (1)."""
+    if params.value:
+        time.sleep(LONG)  # noqa: ASYNC251 - the point of it
+    await asyncio.sleep(LONG)
 
 
 @task

@@ -34,14 +34,24 @@ async def test_async_tasks_share_a_process_and_are_cancelled_one_by_one(two: Ben
     assert await two.value("d") == pid
 
 
-async def test_a_kill_spares_nobody_but_blames_one(two: Bench) -> None:
-    await two.assign(job("a", "for_ever"))
-    await two.started("a")
-    await two.assign(job("b", "blocks_the_loop", timeout=0.2, grace=0.1))
-    assert (await two.failed("b")).failure.failure_class is FailureClass.TIMEOUT
-    lost = (await two.failed("a")).failure
-    assert (lost.failure_class, lost.reason) == (FailureClass.WORKER_LOST, "RUNNER_LOST")
-    await two.run(job("c", "gather"))
+async def test_an_async_task_that_blocks_harms_no_other_task(benches: Any) -> None:
+    made: Bench = await benches(cpus=4)
+    await made.assign(job("other", "for_ever"), job("a", "blocks_the_loop"))
+    await made.started("a")
+    await made.started("other")
+    blocks = job("b", "blocks_the_loop", {"value": 1}, timeout=0.2, grace=0.1)
+    await made.assign(blocks)
+    assert (await made.failed("b")).failure.failure_class is FailureClass.TIMEOUT
+    lost = (await made.failed("a")).failure
+    assert (lost.failure_class, lost.reason) == (FailureClass.PREEMPTED, "NEIGHBOUR_STOPPED")
+    # From now on each attempt of that task has a process: the next one that blocks harms nobody.
+    await made.assign(job("c", "blocks_the_loop"))
+    await made.started("c")
+    await made.assign(blocks._replace(job_id="d"))
+    assert (await made.failed("d")).failure.failure_class is FailureClass.TIMEOUT
+    assert set(made.outcomes()) == {"a", "b", "d"}
+    held = {job_id for job_id, _, stage in await made.worker.held() if stage == "RUNNING"}
+    assert held == {"c", "other"}
 
 
 async def test_a_cpu_runner_sees_no_device_and_no_secret(

@@ -105,6 +105,10 @@ def _worker_state(worker: pool_service_pb2.Worker) -> str:
     return name.removeprefix("WORKER_STATE_")
 
 
+def _device(device: pool_service_pb2.Device) -> str:
+    return f"{device.name} (set aside)" if device.set_aside else device.name
+
+
 def _cause(job: job_pb2.Job) -> str:
     """How the last attempt ended; a sample comes without attempts."""
     if not job.attempts:
@@ -181,7 +185,7 @@ WORKER: Columns[pool_service_pb2.Worker] = (
     Column("HEARD", lambda worker: age(worker.heartbeat_time)),
     Column(
         "DEVICES",
-        lambda worker: ", ".join(device.name for device in worker.devices) or NONE,
+        lambda worker: ", ".join(map(_device, worker.devices)) or NONE,
         elastic=True,
         spare=True,
     ),

@@ -161,10 +161,11 @@ def _listed(path: Path, declared: _Declared, unfinished: set[str]) -> Artifact |
         ) from None
     except OSError as error:
         raise _invalid(path.name, _why_not(path, error)) from None
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(number)
+        raise _invalid(path.name, _why_not(path, None))
     with os.fdopen(number, "rb") as file:
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode):
-            raise _invalid(path.name, _why_not(path, None))
         if path.name in unfinished:
             raise _invalid(path.name, "is still open to write to; close it before the task returns")
         if found.st_nlink == 1:  # else it is somebody's file under another name as well

@@ -129,6 +129,7 @@ class Device(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its number on the node."""
     uuid: _builtins.str
@@ -139,6 +140,8 @@ class Device(_message.Message):
     """Its memory, in bytes; 0 if unknown."""
     simulated: _builtins.bool
     """True where it is pretended by --simulate-gpus."""
+    set_aside: _builtins.bool
+    """True if it failed attempts again and again, and its worker gives it no more of them."""
     def __init__(
         self,
         *,
@@ -147,10 +150,11 @@ class Device(_message.Message):
         name: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         simulated: _builtins.bool = ...,
+        set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "simulated", b"simulated", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "set_aside", b"set_aside", "simulated", b"simulated", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,29 @@ class LineWriter(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         return "utf-8"
 
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def name(self) -> str:
+        return "<stdout>" if self._fd == 1 else "<stderr>"
+
+    @property
+    def mode(self) -> str:
+        return "w"
+
+    @property
+    def line_buffering(self) -> bool:
+        return True
+
+    @property
+    def write_through(self) -> bool:
+        return False
+
+    def reconfigure(self, **options: object) -> None:
+        """Lines go as they are, whatever is asked for: libraries ask for UTF-8 and for lines."""
+
     def fileno(self) -> int:
         return self._fd
 
