@@ -32,6 +32,9 @@ class Recorder:
     def checkpoint(self, value: Json, timeout: float) -> None:
         self.checkpoints.append(value)
 
+    async def acheckpoint(self, value: Json, timeout: float) -> None:
+        self.checkpoint(value, timeout)
+
     def grace(self) -> float | None:
         return None
 

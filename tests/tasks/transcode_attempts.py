@@ -34,6 +34,9 @@ class Channel:
     def checkpoint(self, value: Any, timeout: float) -> None:
         self.checkpoints.append(json.loads(json.dumps(value)))
 
+    async def acheckpoint(self, value: Any, timeout: float) -> None:
+        self.checkpoint(value, timeout)
+
     def grace(self) -> float | None:
         return None
 

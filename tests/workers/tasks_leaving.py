@@ -62,7 +62,7 @@ def _daemon() -> int:
     return int(os.read(read, 20))
 
 
-WAYS: dict[str, Callable[[Context], object]] = {
+WAYS: dict[str, Callable[[Context], Any]] = {
     "nothing": lambda _: None,
     "folder": lambda ctx: os.chdir(ctx.scratch),
     "umask": lambda _: os.umask(0o777),
@@ -214,7 +214,7 @@ def counts_syncs(ctx: Context, params: How) -> None:
         KEPT.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         real(fd)
 
-    os.fsync = sync
+    os.fsync = sync  # type: ignore[assignment]
     ctx.artifacts.write("out").write_text("x")
 
 
