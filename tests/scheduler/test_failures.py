@@ -117,6 +117,7 @@ async def test_device_faults_and_drains_are_refunded(harness: Harness) -> None:
         if not harness.schedulers:
             await harness.launch()
         (job_id,) = await harness.submit(make_job())
+        await run_out(harness, job_id, counted)
         (job,) = await harness.reach(JobState.SUCCEEDED, job_id)
         assert [a.failure_class for a in job.attempts] == [int(kind), 0], counted
 
@@ -125,6 +126,7 @@ async def test_interruptions_end_as_a_dead_letter_at_last(harness: Harness) -> N
     harness.cluster.default = fail(FailureClass.DEVICE_FAULT)
     await harness.launch(make_settings(maximum_interruptions=4))
     (job_id,) = await harness.submit(make_job())
+    await run_out(harness, job_id, 3)
     (job,) = await harness.reach(JobState.DEAD_LETTERED, job_id)
     assert len(job.attempts) == 4
 

@@ -255,21 +255,22 @@ async def test_a_crash_among_async_attempts_is_charged_to_one_the_next_time(
     benches: Any, tmp_path: Path
 ) -> None:
     made: Bench = await benches(modules=MODULES, cpus=4)
-    flag = tmp_path / "flag"
+    dies, ends = tmp_path / "dies", tmp_path / "ends"
 
-    async def pair(first: str, second: str) -> None:
-        for name, how in ((first, ""), (second, "die")):
+    async def pair(lives: str, other: str) -> None:
+        for name, how, flag in ((lives, "", ends), (other, "die", dies)):
             payload = {"how": how, "path": str(flag)}
             await made.assign(job(name, "crashes_async", payload, needs=ASYNC))
             await made.started(name)
-        flag.touch()
+        dies.touch()
 
     await pair("a", "b")
     for name in ("a", "b"):
         assert (await made.failed(name)).failure.reason == "RUNNER_LOST"
-    flag.unlink()
+    dies.unlink()
     await pair("c", "d")
     assert (await made.failed("d")).failure.failure_class is FailureClass.CRASH
+    ends.touch()
     assert await made.value("c") is None
 
 
