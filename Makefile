@@ -21,6 +21,8 @@ PROTO_OUT ?= clients
 # The google/rpc/*.proto files come out of the googleapis-common-protos wheel.
 PROTOC = $(PY) -m grpc_tools.protoc -I protos -I $(SITE)
 
+NODE_MODULES := tests/foreign/node_modules/.package-lock.json
+
 # The contract of the last release, as a descriptor set.
 RELEASED := protos/released.binpb
 
@@ -36,7 +38,7 @@ TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.
 # Side by side: the fault tests mostly wait for what they broke to heal.
 TESTS := test-faults test-others
 
-.PHONY: help setup demo test check proto release-contract bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
+.PHONY: help setup setup-node demo test check proto release-contract bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,9 +48,18 @@ setup: $(VENV)/.installed ## Create .venv with the pinned dependencies and this 
 demo: setup ## Run the demo: a server, CPU and GPU jobs, all on this machine
 	@$(PY) -m examples.demo
 
-test: setup ## Everything that a change must pass: the checks, then all tests
+test: setup setup-node ## Everything that a change must pass: the checks, then all tests
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) $(TOGETHER) $(TESTS)
+
+# The JavaScript client of tests/foreign. Without npm, or offline, its test is skipped and says so.
+setup-node: $(NODE_MODULES)
+
+$(NODE_MODULES): tests/foreign/package-lock.json
+	@if command -v npm >/dev/null; then \
+		npm ci --prefix tests/foreign --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1 \
+			|| echo "setup-node: npm could not install tests/foreign: the test of the JavaScript client is skipped"; \
+	fi
 
 check: setup ## Lint, formatting, types, import directions, protos, layout; no other tests
 	@$(MAKE) $(TOGETHER) $(CHECKS)
@@ -75,7 +86,7 @@ lock: $(VENV)/.created ## Pin the dependencies of pyproject.toml in requirements
 	@$(UV_COMPILE) --constraint requirements/dev.txt --output-file requirements/client.txt
 
 clean: ## Remove .venv, caches, built distributions and the demo's data
-	rm -rf $(VENV) build dist demo-data .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) tests/foreign/node_modules build dist demo-data .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- setup in steps; each leaves a stamp in .venv and runs again only when what it read has changed ---

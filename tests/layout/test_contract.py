@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from longshore.protos import include_paths
+from longshore.protos import include_paths, write
 from longshore.v1 import errors_pb2, job_service_pb2
 from longshore_store.states import (
     DEAD_LETTER,
@@ -70,6 +70,22 @@ def test_buf_builds_them_beside_their_dependency(tmp_path: Path) -> None:
     buf = Path(sys.executable).with_name("buf")
     subprocess.run([buf, "build", "-o", str(tmp_path / "image.binpb")], cwd=tmp_path, check=True)
     assert "buf.build/googleapis/googleapis" in (PROTOS / "buf.yaml").read_text()
+
+
+def test_one_folder_can_hold_all_that_a_compiler_needs(tmp_path: Path) -> None:
+    write(tmp_path / "all")
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}/all", *NAMES,
+         f"--descriptor_set_out={tmp_path}/out.binpb"],
+        check=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+
+
+def test_the_lock_of_the_javascript_client_names_no_registry() -> None:
+    lock = (ROOT / "tests/foreign/package-lock.json").read_text()
+    assert '"integrity"' in lock
+    assert '"resolved"' not in lock
 
 
 def test_the_details_of_errors_are_in_generated_code() -> None:
