@@ -361,6 +361,13 @@ class AsyncClient(DeadLetterCalls):
         pages = self._calls.pages(self._calls.pools.ListWorkers, request, timeout)
         return await _collect(pages, lambda page: page.workers)
 
+    async def scheduler(
+        self, *, timeout: float | None = None
+    ) -> pool_service_pb2.GetSchedulerResponse:
+        """The scheduler that leads, or led last."""
+        request = pool_service_pb2.GetSchedulerRequest()
+        return await self._calls.unary(self._calls.pools.GetScheduler, request, timeout=timeout)
+
     async def drain_workers(
         self,
         worker_ids: Iterable[str] = (),

@@ -162,6 +162,7 @@ class Client(_Mirror):
     resume_queue = _call(AsyncClient.resume_queue)
     pools = _call(AsyncClient.pools)
     workers = _call(AsyncClient.workers)
+    scheduler = _call(AsyncClient.scheduler)
     drain_workers = _call(AsyncClient.drain_workers)
     cordon_worker = _call(AsyncClient.cordon_worker)
     tasks = _call(AsyncClient.tasks)

@@ -19,6 +19,7 @@ from longshore_store.topology_records import PoolRecord, WorkerRecord
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.25
+_ORDERED = (WorkerState.CORDONED, WorkerState.DRAINING)
 _LONGEST_PAUSE = 30.0
 _SPARED = 4
 """One worker of so many, and at least one, may be away for a new build at a time."""
@@ -30,7 +31,13 @@ def announce(pools: Sequence[PoolSpec]) -> list[PoolRecord]:
 
 
 def pool_record(
-    pool: PoolSpec, *, ready: int, starting: int, active: int, lacks: str = "[]"
+    pool: PoolSpec,
+    *,
+    ready: int,
+    starting: int,
+    active: int,
+    cordoned: int = 0,
+    lacks: str = "[]",
 ) -> PoolRecord:
     """What the store publishes of a pool."""
     settings = pool.settings
@@ -45,6 +52,7 @@ def pool_record(
         pool.simulated,
         pool.build,
         lacks,
+        cordoned,
     )
 
 
@@ -163,6 +171,7 @@ class Pools:
             pool,
             ready=sum(w.state is WorkerState.READY for w in workers),
             starting=self._starting[pool.name],
+            cordoned=sum(w.state in _ORDERED and not w.outdated for w in workers),
             active=sum(len(w.held) for w in workers),
             lacks=self._lacks([w for w in workers if w.takes_work]),
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
@@ -88,7 +90,7 @@ class Scheduler:
         self._clock = clock
         self._chance = chance
         self._alone = leader_id is not None
-        self._leadership = Leadership(store, leader_id or uuid.uuid4().hex, self._settings.term)
+        self._leadership = Leadership(store, leader_id or _unique_id(), self._settings.term)
         self._stopping = asyncio.Event()
         self._led: _Led | None = None
         self._cluster_up = False
@@ -248,6 +250,11 @@ class Scheduler:
                 _log.exception("the cluster does not start, trying again in %.1f s", pause)
                 await term.pause(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _unique_id() -> str:
+    """Tells people where this scheduler runs; no other one has it, before or after."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 class _Led:

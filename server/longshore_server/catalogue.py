@@ -32,6 +32,7 @@ NO_RATE = Rate(0.0, 0.0)
 class Catalogue:
     """One reading. `version` changes only where something that was declared changed.
 
+    led: a scheduler leads.
     placements caches what `placement.place` answered from this reading.
     """
 
@@ -41,6 +42,7 @@ class Catalogue:
     rates: Mapping[str, Rate]
     version: int
     read_at: float
+    led: bool = True
     placements: dict[tuple[Any, ...], job_pb2.Placement] = field(default_factory=dict)
 
     def rate(self, queue: str) -> Rate:
@@ -117,6 +119,7 @@ class CatalogueReader:
         tasks = await self._store.list_tasks()
         queues = await self._store.list_queues()
         pools = await self._store.list_pools()
+        leader = await self._store.leader()
         declared = (
             tasks,
             [(q.name, q.attempt_timeout_us, q.overflow_to) for q in queues],
@@ -134,6 +137,7 @@ class CatalogueReader:
             rates=self._rates.observe(queues, now),
             version=self._version,
             read_at=now,
+            led=leader is not None and leader.until_us > self._store.now_us(),
         )
 
     def _parsed(self, records: list[TaskRecord]) -> dict[str, TaskEntry]:

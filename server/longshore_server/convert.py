@@ -261,6 +261,7 @@ def queue_message(record: QueueRecord, rate: Rate) -> queue_service_pb2.Queue:
         paused=record.paused,
         pause_reason=record.pause_reason,
         waiting=record.waiting,
+        not_due=record.not_due,
         active=record.active,
         maximum_waiting=record.maximum_waiting,
         drain_rate=rate.mean,
@@ -333,6 +334,7 @@ def pool_message(record: PoolRecord) -> pool_service_pb2.Pool:
         active_attempts=record.active_attempts,
         simulated=record.simulated,
         build=record.build,
+        cordoned_workers=record.cordoned_workers,
     )
 
 

@@ -19,6 +19,15 @@ Reason = job_pb2.WaitingReason
 LONGEST_ESTIMATE = 30 * 86400.0
 LEAST_SPREAD = 0.5
 MOST_CACHED = 4096
+_BLOCKING = {
+    Reason.CODE_NO_SCHEDULER,
+    Reason.CODE_QUEUE_PAUSED,
+    Reason.CODE_POOL_STARTING,
+    Reason.CODE_POOL_CORDONED,
+    Reason.CODE_NO_CAPACITY_FOR,
+    Reason.CODE_NO_WORKER_HAS_TASK,
+}
+"""While one of them holds nobody can say when a job starts."""
 
 
 def place_record(catalogue: Catalogue, job: JobRecord, now_us: int) -> job_pb2.Placement | None:
@@ -59,13 +68,19 @@ def place(
     found = catalogue.placements.get(key)
     if found is None:
         record = catalogue.queues.get(queue)
-        ahead = max(0, record.waiting - own) if record else 0
+        ahead = _ahead(record, state, own) if record else 0
         found = job_pb2.Placement(approximate_position=ahead)
         _explain(found, catalogue, record, task, parse_needs(needs_json), state)
         _estimate(found, catalogue.rate(queue), ahead, state, due_us, now_us)
         if len(catalogue.placements) < MOST_CACHED and len(needs_json) <= LONGEST_REMEMBERED:
             catalogue.placements[key] = found
     return found
+
+
+def _ahead(queue: QueueRecord, state: JobState, own: int) -> int:
+    """What waits for a time is not ahead of a job: at its time it joins behind what waits."""
+    own_is_ready = state not in (JobState.SCHEDULED, JobState.RETRYING)
+    return max(0, queue.waiting - queue.not_due - (own if own_is_ready else 0))
 
 
 def _explain(
@@ -76,6 +91,9 @@ def _explain(
     needs: Needs,
     state: JobState,
 ) -> None:
+    if not catalogue.led:
+        text = "no scheduler leads, so nothing is started; see that longshore-scheduler runs"
+        _add(placement, Reason.CODE_NO_SCHEDULER, text)
     if queue is not None and queue.paused:
         why = f": {queue.pause_reason}" if queue.pause_reason else ""
         _add(placement, Reason.CODE_QUEUE_PAUSED, f"queue {queue.name!r} is paused{why}")
@@ -87,6 +105,7 @@ def _explain(
     fits = fitting(needs, catalogue.offers)
     if fits:
         placement.pool = fits[0].pool.name
+        fits = _likely(fits)
         missing = _without_task(catalogue, fits, task)
         if missing:
             _add(placement, Reason.CODE_NO_WORKER_HAS_TASK, missing)
@@ -100,11 +119,14 @@ def _explain(
         _add(placement, Reason.CODE_NO_CAPACITY_FOR, text, resource)
 
 
-def _without_task(catalogue: Catalogue, fits: list[Offer], task: str) -> str:
-    """Why no worker can run this task, as a sentence; empty if one can, or if none is up."""
-    # A job that needs no GPU goes to pools without, if one of them fits.
+def _likely(fits: list[Offer]) -> list[Offer]:
+    """A job that needs no GPU goes to pools without, if one of them fits."""
     first = bool(fits[0].shape.gpu_millis)
-    likely = [offer for offer in fits if bool(offer.shape.gpu_millis) == first]
+    return [offer for offer in fits if bool(offer.shape.gpu_millis) == first]
+
+
+def _without_task(catalogue: Catalogue, likely: list[Offer], task: str) -> str:
+    """Why no worker can run this task, as a sentence; empty if one can, or if none is up."""
     names, build = ", ".join(offer.pool.name for offer in likely), likely[0].pool.build
     if task not in catalogue.tasks:
         return (
@@ -120,6 +142,10 @@ def _without_task(catalogue: Catalogue, fits: list[Offer], task: str) -> str:
 def _binding(fits: list[Offer], needs: Needs) -> Iterator[tuple[Reason.Code.ValueType, str]]:
     names = ", ".join(offer.pool.name for offer in fits)
     if not any(offer.pool.ready_workers for offer in fits):
+        cordoned = any(offer.pool.cordoned_workers for offer in fits)
+        if cordoned and not any(offer.pool.starting_workers for offer in fits):
+            yield Reason.CODE_POOL_CORDONED, f"every worker of {names} is cordoned or drained"
+            return
         yield Reason.CODE_POOL_STARTING, f"no worker of {names} is up yet"
     elif all(_is_full(offer, needs) for offer in fits):
         yield Reason.CODE_POOL_FULL, f"every worker of {names} is busy"
@@ -149,9 +175,7 @@ def _estimate(
     now_us: int,
 ) -> None:
     """Sets the estimate where one is known: not while paused, starting, or never drained."""
-    blocking = {Reason.CODE_QUEUE_PAUSED, Reason.CODE_POOL_STARTING, Reason.CODE_NO_CAPACITY_FOR}
-    blocking.add(Reason.CODE_NO_WORKER_HAS_TASK)
-    if blocking & {reason.code for reason in placement.waiting_reasons}:
+    if _BLOCKING & {reason.code for reason in placement.waiting_reasons}:
         return
     full = any(r.code == Reason.CODE_POOL_FULL for r in placement.waiting_reasons)
     if rate.mean <= 0 and (ahead or full):

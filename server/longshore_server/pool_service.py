@@ -22,7 +22,7 @@ from longshore_server.identity import Context
 from longshore_server.paging import check_name, named_page
 from longshore_server.refusals import Code, Faults, Refusal, cut, not_found, unavailable
 from longshore_server.spec_checks import check_duration
-from longshore_server.times import HOUR, SECOND, micros
+from longshore_server.times import HOUR, SECOND, micros, timestamp
 from longshore_store.orders import WorkerOrder
 from longshore_store.store import Store
 from longshore_store.topology_records import WorkerRecord
@@ -60,8 +60,12 @@ class _Seen(NamedTuple):
     @property
     def drained(self) -> bool:
         """True once the scheduler said that nothing is left on it."""
-        order = self.order
-        return order is not None and order.state == DRAINING and order.drain_until_us is None
+        return is_drained(self.order)
+
+
+def is_drained(order: WorkerOrder | None) -> bool:
+    """True once the scheduler said that nothing is left on the worker."""
+    return order is not None and order.state == DRAINING and order.drain_until_us is None
 
 
 class PoolService(PoolServiceServicer):
@@ -93,7 +97,27 @@ class PoolService(PoolServiceServicer):
         rows.sort(key=lambda worker: worker.id)
         query = ("workers", request.pool)
         found, token = named_page(rows, lambda w: w.id, worker_message, request, *query)
+        orders = {order.worker_id: order for order in await self._store.worker_orders()}
+        for worker in found:
+            worker.drained = is_drained(orders.get(worker.worker_id))
         return pools.ListWorkersResponse(workers=found, next_page_token=token)
+
+    @answers
+    async def GetScheduler(
+        self, request: pools.GetSchedulerRequest, context: Context
+    ) -> pools.GetSchedulerResponse:
+        """Who leads, as the store knows it."""
+        leader = await self._store.leader()
+        if leader is None:
+            return pools.GetSchedulerResponse()
+        answer = pools.GetSchedulerResponse(
+            leads=leader.until_us > self._store.now_us(),
+            scheduler_id=leader.leader_id,
+            term=leader.term,
+        )
+        if leader.until_us:
+            answer.term_end_time.CopyFrom(timestamp(leader.until_us))
+        return answer
 
     @answers
     async def DrainWorkers(

@@ -11,6 +11,7 @@ from longshore_store.orders import DrainUpdate, WorkerOrder
 from longshore_store.part import Part
 from longshore_store.topology import TopologyReads, TopologyWrites
 from longshore_store.topology_records import (
+    LeaderRecord,
     PoolRecord,
     QueueDeclaration,
     QueueRecord,
@@ -85,6 +86,10 @@ class Declarations(Part):
     async def list_queues(self) -> list[QueueRecord]:
         """See Store."""
         return await self._read(self._topology.queues)
+
+    async def leader(self) -> LeaderRecord | None:
+        """See Store."""
+        return await self._read(self._topology.leader)
 
     async def list_tasks(self) -> list[TaskRecord]:
         """See Store."""

@@ -35,6 +35,7 @@ from longshore_store.orders import CancelOrder, DrainUpdate, WorkerOrder
 from longshore_store.redrive_records import Advanced, DeadLetters, Purged, RedriveRecord
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 from longshore_store.topology_records import (
+    LeaderRecord,
     PoolRecord,
     QueueDeclaration,
     QueueRecord,
@@ -274,6 +275,10 @@ class Store(Protocol):
 
     async def publish_tasks(self, tasks: Sequence[TaskRecord], term: int | None = None) -> None:
         """Replaces the catalogue of tasks."""
+
+    async def leader(self) -> LeaderRecord | None:
+        """The scheduler that leads or led last; None before the first one. It leads while the
+        store's time is below `until_us`."""
 
     async def list_tasks(self) -> list[TaskRecord]:
         """The catalogue, by name."""

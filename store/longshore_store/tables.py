@@ -279,6 +279,7 @@ pools = Table(
     # The build that its workers are brought to, and the tasks that none of them has yet.
     Column("build", Text, nullable=False, server_default=""),
     Column("lacks_json", Text, nullable=False, server_default="[]"),
+    _count("cordoned_workers"),
 )
 
 workers = Table(

@@ -11,8 +11,17 @@ from longshore_store.committer import Transaction, Write
 from longshore_store.dialects import Connection, Dialect, Row, upsert_row
 from longshore_store.edges import number
 from longshore_store.orders import DRAINING, WorkerOrder
-from longshore_store.tables import pools, queue_counts, queues, tasks, workers
-from longshore_store.topology_records import PoolRecord, QueueRecord, TaskRecord, WorkerRecord
+from longshore_store.tables import jobs, leaders, pools, queue_counts, queues, tasks, workers
+from longshore_store.topology_records import (
+    LeaderRecord,
+    PoolRecord,
+    QueueRecord,
+    TaskRecord,
+    WorkerRecord,
+)
+
+NOT_DUE = 10_000
+"""Jobs that wait for a time, counted at most."""
 
 
 class TopologyReads:
@@ -27,7 +36,14 @@ class TopologyReads:
 
     async def queues(self, connection: Connection) -> list[QueueRecord]:
         """Every queue with its counters summed."""
-        return [_queue(row) for row in await self._rows(connection, _queues)]
+        not_due = {queue: int(n) for queue, n in await self._rows(connection, _not_due)}
+        queues = [_queue(row) for row in await self._rows(connection, _queues)]
+        return [queue._replace(not_due=not_due.get(queue.name, 0)) for queue in queues]
+
+    async def leader(self, connection: Connection) -> LeaderRecord | None:
+        """Who leads or led last; None before the first one."""
+        rows = await self._rows(connection, _leader)
+        return LeaderRecord(*rows[0]) if rows else None
 
     async def tasks(self, connection: Connection) -> list[TaskRecord]:
         """The catalogue."""
@@ -162,6 +178,16 @@ def _queues() -> Select[Any]:
     )  # fmt: skip
 
 
+def _not_due() -> Select[Any]:
+    c = jobs.c
+    some = select(c.queue).where(c.state.in_([number(1), number(6)])).limit(NOT_DUE).subquery()
+    return select(some.c.queue, func.count()).group_by(some.c.queue)
+
+
+def _leader() -> Select[Any]:
+    return select(leaders.c.leader_id, leaders.c.term, leaders.c.until_us)
+
+
 def _tasks() -> Select[Any]:
     return select(tasks.c.name, tasks.c.document_json).order_by(tasks.c.name)
 
@@ -185,4 +211,4 @@ def _orders() -> Select[Any]:
 
 def _queue(row: Row) -> QueueRecord:
     name, paused, *facts, waiting, active, drained = row
-    return QueueRecord._make((name, bool(paused), *facts, int(waiting), int(active), int(drained)))
+    return QueueRecord(name, bool(paused), *facts, int(waiting), int(active), int(drained))

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class QueueRecord(NamedTuple):
-    """A queue: what was declared of it, and its counters. `drained` only grows: leases ever."""
+    """A queue: what was declared of it, and its counters. `drained` only grows: leases ever.
+
+    not_due: of those that wait, how many wait for a time; counted up to a bound.
+    """
 
     name: str
     paused: bool
@@ -18,6 +21,7 @@ class QueueRecord(NamedTuple):
     waiting: int
     active: int
     drained: int
+    not_due: int = 0
 
 
 class QueueDeclaration(NamedTuple):
@@ -27,6 +31,14 @@ class QueueDeclaration(NamedTuple):
     maximum_waiting: int
     attempt_timeout_us: int | None
     overflow_to: str
+
+
+class LeaderRecord(NamedTuple):
+    """The newest leader; until_us: when its term runs out unless it is renewed."""
+
+    leader_id: str
+    term: int
+    until_us: int
 
 
 class TaskRecord(NamedTuple):
@@ -40,7 +52,8 @@ class PoolRecord(NamedTuple):
     """A pool; shape_json is what one worker offers, in the form of `needs_json`.
 
     build: what its workers are brought to. lacks_json: the declared tasks, by name, that none of
-    its workers has yet, as a JSON list.
+    its workers has yet, as a JSON list. cordoned_workers: those that are up and take no work, by
+    request.
     """
 
     name: str
@@ -53,6 +66,7 @@ class PoolRecord(NamedTuple):
     simulated: bool
     build: str = ""
     lacks_json: str = "[]"
+    cordoned_workers: int = 0
 
 
 class WorkerRecord(NamedTuple):

@@ -313,6 +313,10 @@ class FakeService(
         pool.worker_resources.memory_bytes = 2**31
         return pool_service_pb2.ListPoolsResponse(pools=[pool])
 
+    async def GetScheduler(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        return pool_service_pb2.GetSchedulerResponse(leads=True, scheduler_id="host:1", term=7)
+
     async def ListWorkers(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
         worker = pool_service_pb2.Worker(

@@ -156,12 +156,13 @@ async def opened(folder: Path, settings: Settings | None = None) -> AsyncIterato
         [TaskRecord(t.name, json.dumps(t.describe())) for t in (echo, transcode)]
     )
     await store.publish_pools(POOLS)
+    term = await store.lead("test", 600_000_000) or 0
     server = LongshoreServer(store, settings or make_settings(), listen="127.0.0.1:0", poll=0.2)
     await server.start()
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
         harness = Harness(store, server, channel)
-        harness.term = await store.lead("test", 600_000_000) or 0
+        harness.term = term
         try:
             yield harness
         finally:

@@ -167,3 +167,22 @@ async def test_a_drained_worker_gets_no_work_again(harness: Harness) -> None:
     cordon.cordoned = False
     refusal = await refused(harness.pools.CordonWorker(cordon))
     assert (refusal.code, refusal.reason) == (StatusCode.FAILED_PRECONDITION, "WORKER_DRAINING")
+
+
+async def test_a_worker_of_which_nothing_is_left_reads_as_drained(harness: Harness) -> None:
+    await record(harness, "cpu-1", state=DRAINING)
+    await harness.store.order_workers(["cpu-1"], DRAINING, harness.store.now_us())
+    (worker,) = (await harness.pools.ListWorkers(pools.ListWorkersRequest())).workers
+    assert not worker.drained
+    done = DrainUpdate("cpu-1", finished=0, released=0, idle=True)
+    await harness.store.record_drains(harness.term, [done])
+    (worker,) = (await harness.pools.ListWorkers(pools.ListWorkersRequest())).workers
+    assert worker.drained
+
+
+async def test_who_leads_is_told(harness: Harness) -> None:
+    request = pools.GetSchedulerRequest()
+    leader = await harness.pools.GetScheduler(request)
+    assert (leader.leads, leader.scheduler_id, leader.term) == (True, "test", harness.term)
+    await harness.store.resign("test")
+    assert not (await harness.pools.GetScheduler(request)).leads

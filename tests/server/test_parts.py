@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -73,6 +74,9 @@ async def test_a_reading_that_failed_answers_nobody() -> None:
             return []
 
         list_pools = list_queues
+
+        async def leader(self) -> None:
+            return None
 
     reader = CatalogueReader(cast(Store, Failing()))
     await reader.refresh()
@@ -237,6 +241,37 @@ def test_busy_pool() -> None:
     codes = [reason.code for reason in placed.waiting_reasons]
     assert codes == [job_pb2.WaitingReason.CODE_POOL_FULL]
     assert not placed.HasField("estimated_start_time")
+
+
+def codes_of(found: Catalogue, state: JobState = JobState.QUEUED) -> list[int]:
+    placed = place(found, "echo", "default", CPU, state, due_us=10**18, now_us=0)
+    assert placed.pool == "cpu"
+    return [reason.code for reason in placed.waiting_reasons]
+
+
+def test_without_a_leader_that_is_the_reason() -> None:
+    found = replace(catalogue([queue()], {"default": Rate(1, 0)}, POOLS), led=False)
+    assert codes_of(found) == [job_pb2.WaitingReason.CODE_NO_SCHEDULER]
+    placed = place(found, "echo", "default", CPU, JobState.QUEUED, due_us=None, now_us=0)
+    assert not placed.HasField("estimated_start_time")
+
+
+def test_what_waits_for_a_time_is_not_ahead() -> None:
+    found = catalogue([queue(waiting=5, not_due=3)], {}, POOLS)
+    for state, ahead in ((JobState.QUEUED, 1), (JobState.SCHEDULED, 2), (JobState.RETRYING, 2)):
+        placed = place(found, "echo", "default", CPU, state, due_us=1, now_us=0, own=1)
+        assert placed.approximate_position == ahead
+
+
+def test_a_cordoned_pool_is_the_reason() -> None:
+    cordoned = POOLS[0]._replace(ready_workers=0, cordoned_workers=1)
+    assert codes_of(catalogue([queue()], {}, [cordoned, POOLS[1]])) == [
+        job_pb2.WaitingReason.CODE_POOL_CORDONED
+    ]
+    replaced = cordoned._replace(starting_workers=1)
+    assert codes_of(catalogue([queue()], {}, [replaced, POOLS[1]])) == [
+        job_pb2.WaitingReason.CODE_POOL_STARTING
+    ]
 
 
 def test_pools_that_shrank() -> None:

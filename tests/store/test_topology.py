@@ -12,7 +12,7 @@ from longshore_store.topology_records import (
     TaskRecord,
     WorkerRecord,
 )
-from tests.store.factory import HOUR, SECOND, START_US, FakeClock, Yard, new_job
+from tests.store.factory import HOUR, SECOND, START_US, FakeClock, Yard, new_job, setback
 
 READY, CORDONED, DRAINING = 2, 3, 4
 
@@ -70,6 +70,28 @@ async def test_counters_of_queues(yard: Yard) -> None:
     fast, slow = await yard.store.list_queues()
     assert (fast.waiting, fast.active, fast.drained) == (2, 3, 4)
     assert (slow.waiting, slow.active, slow.drained) == (0, 0, 0)
+
+
+async def test_what_waits_for_a_time_is_counted_apart(yard: Yard) -> None:
+    await yard.store.declare_queues([QueueDeclaration("fast", 0, None, "")])
+    await yard.submit()
+    await yard.submit(due_us=yard.clock() + SECOND)
+    retrying = await yard.running()
+    await yard.store.retry_attempts(yard.term, [setback(retrying, due_us=yard.clock() + SECOND)])
+    (queue,) = await yard.store.list_queues()
+    assert (queue.waiting, queue.not_due) == (3, 2)
+    yard.clock.advance(SECOND)
+    await yard.store.promote_jobs(yard.term, 10)
+    (queue,) = await yard.store.list_queues()
+    assert (queue.waiting, queue.not_due) == (3, 0)
+
+
+async def test_who_leads_is_read(store: SqlStore, clock: FakeClock) -> None:
+    assert await store.leader() is None
+    term = await store.lead("a", SECOND)
+    leader = await store.leader()
+    assert leader is not None
+    assert leader == ("a", term, clock() + SECOND)
 
 
 async def test_pause_and_resume(store: SqlStore, clock: FakeClock) -> None:

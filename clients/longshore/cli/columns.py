@@ -102,7 +102,7 @@ def _worker_state(worker: pool_service_pb2.Worker) -> str:
         name = pool_service_pb2.WorkerState.Name(worker.state)
     except ValueError:
         return str(worker.state)
-    return name.removeprefix("WORKER_STATE_")
+    return "DRAINED" if worker.drained else name.removeprefix("WORKER_STATE_")
 
 
 def _device(device: pool_service_pb2.Device) -> str:
@@ -155,7 +155,8 @@ REDRIVE: Columns[queue_service_pb2.Redrive] = (
 )
 QUEUE: Columns[queue_service_pb2.Queue] = (
     Column("QUEUE", lambda queue: queue.name),
-    Column("WAITING", lambda queue: str(queue.waiting)),
+    Column("WAITING", lambda queue: str(queue.waiting - queue.not_due)),
+    Column("NOT DUE", lambda queue: str(queue.not_due)),
     Column("LIMIT", lambda queue: str(queue.maximum_waiting or NONE)),
     Column("ACTIVE", lambda queue: str(queue.active)),
     Column("PER SECOND", lambda queue: _rate(queue.drain_rate)),

@@ -59,6 +59,7 @@ def pools(context: typer.Context) -> None:
 
     async def command(client: AsyncClient, output: Output) -> None:
         output.show(columns.POOL, await client.pools())
+        await _show_leader(client, output)
 
     run(context, command)
 
@@ -70,8 +71,21 @@ def workers(
 
     async def command(client: AsyncClient, output: Output) -> None:
         output.show(columns.WORKER, await client.workers(pool))
+        await _show_leader(client, output)
 
     run(context, command)
+
+
+async def _show_leader(client: AsyncClient, output: Output) -> None:
+    """Whether anybody places jobs: what the tables show is old where nobody does."""
+    if output.json:
+        return
+    leader = await client.scheduler()
+    if leader.leads:
+        output.line(f"scheduler {leader.scheduler_id} leads in term {leader.term}")
+    else:
+        last = f"; the last one was {leader.scheduler_id}" if leader.scheduler_id else ""
+        output.line(f"no scheduler leads{last}: nothing is started, and what is shown is old")
 
 
 def tasks(

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from longshore.v1 import job_pb2 as longshore_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/pool_service.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16longshore/v1/job.proto\"\xe5\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x10worker_resources\x18\x02 \x01(\x0b\x32\x17.longshore.v1.Resources\x12\x17\n\x0fminimum_workers\x18\x03 \x01(\x05\x12\x17\n\x0fmaximum_workers\x18\x04 \x01(\x05\x12\x15\n\rready_workers\x18\x05 \x01(\x05\x12\x18\n\x10starting_workers\x18\x06 \x01(\x05\x12\x17\n\x0f\x61\x63tive_attempts\x18\x07 \x01(\x05\x12\x11\n\tsimulated\x18\x08 \x01(\x08\x12\r\n\x05\x62uild\x18\t \x01(\t\"o\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x11\n\tsimulated\x18\x05 \x01(\x08\x12\x11\n\tset_aside\x18\x06 \x01(\x08\"\xe8\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.longshore.v1.WorkerState\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12*\n\tresources\x18\x06 \x01(\x0b\x32\x17.longshore.v1.Resources\x12%\n\x07\x64\x65vices\x18\x07 \x03(\x0b\x32\x14.longshore.v1.Device\x12\x17\n\x0f\x61\x63tive_attempts\x18\x08 \x01(\x05\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62uild\x18\x0b \x01(\t\x12\x19\n\x11\x62uild_description\x18\x0c \x01(\t\"9\n\x10ListPoolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListPoolsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.longshore.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x12ListWorkersRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x13ListWorkersResponse\x12%\n\x07workers\x18\x01 \x03(\x0b\x32\x14.longshore.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x13\x44rainWorkersRequest\x12\x12\n\nworker_ids\x18\x01 \x03(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12(\n\x05grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"s\n\x14\x44rainWorkersResponse\x12%\n\x07workers\x18\x01 \x03(\x0b\x32\x14.longshore.v1.Worker\x12\x19\n\x11\x66inished_attempts\x18\x02 \x01(\x05\x12\x19\n\x11released_attempts\x18\x03 \x01(\x05\":\n\x13\x43ordonWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"<\n\x14\x43ordonWorkerResponse\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.longshore.v1.Worker*\xab\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_CORDONED\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05\x32\xe7\x02\n\x0bPoolService\x12Q\n\tListPools\x12\x1e.longshore.v1.ListPoolsRequest\x1a\x1f.longshore.v1.ListPoolsResponse\"\x03\x90\x02\x01\x12W\n\x0bListWorkers\x12 .longshore.v1.ListWorkersRequest\x1a!.longshore.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12U\n\x0c\x44rainWorkers\x12!.longshore.v1.DrainWorkersRequest\x1a\".longshore.v1.DrainWorkersResponse\x12U\n\x0c\x43ordonWorker\x12!.longshore.v1.CordonWorkerRequest\x1a\".longshore.v1.CordonWorkerResponseBQ\n\x10\x64\x65v.longshore.v1B\x10PoolServiceProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/pool_service.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16longshore/v1/job.proto\"\xff\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x10worker_resources\x18\x02 \x01(\x0b\x32\x17.longshore.v1.Resources\x12\x17\n\x0fminimum_workers\x18\x03 \x01(\x05\x12\x17\n\x0fmaximum_workers\x18\x04 \x01(\x05\x12\x15\n\rready_workers\x18\x05 \x01(\x05\x12\x18\n\x10starting_workers\x18\x06 \x01(\x05\x12\x17\n\x0f\x61\x63tive_attempts\x18\x07 \x01(\x05\x12\x11\n\tsimulated\x18\x08 \x01(\x08\x12\r\n\x05\x62uild\x18\t \x01(\t\x12\x18\n\x10\x63ordoned_workers\x18\n \x01(\x05\"o\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x11\n\tsimulated\x18\x05 \x01(\x08\x12\x11\n\tset_aside\x18\x06 \x01(\x08\"\xf9\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.longshore.v1.WorkerState\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12*\n\tresources\x18\x06 \x01(\x0b\x32\x17.longshore.v1.Resources\x12%\n\x07\x64\x65vices\x18\x07 \x03(\x0b\x32\x14.longshore.v1.Device\x12\x17\n\x0f\x61\x63tive_attempts\x18\x08 \x01(\x05\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62uild\x18\x0b \x01(\t\x12\x19\n\x11\x62uild_description\x18\x0c \x01(\t\x12\x0f\n\x07\x64rained\x18\r \x01(\x08\"9\n\x10ListPoolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListPoolsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.longshore.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x12ListWorkersRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x13ListWorkersResponse\x12%\n\x07workers\x18\x01 \x03(\x0b\x32\x14.longshore.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x13\x44rainWorkersRequest\x12\x12\n\nworker_ids\x18\x01 \x03(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12(\n\x05grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"s\n\x14\x44rainWorkersResponse\x12%\n\x07workers\x18\x01 \x03(\x0b\x32\x14.longshore.v1.Worker\x12\x19\n\x11\x66inished_attempts\x18\x02 \x01(\x05\x12\x19\n\x11released_attempts\x18\x03 \x01(\x05\":\n\x13\x43ordonWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"<\n\x14\x43ordonWorkerResponse\x12$\n\x06worker\x18\x01 \x01(\x0b\x32\x14.longshore.v1.Worker\"\x15\n\x13GetSchedulerRequest\"|\n\x14GetSchedulerResponse\x12\r\n\x05leads\x18\x01 \x01(\x08\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x03\x12\x31\n\rterm_end_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xab\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_CORDONED\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05\x32\xc3\x03\n\x0bPoolService\x12Q\n\tListPools\x12\x1e.longshore.v1.ListPoolsRequest\x1a\x1f.longshore.v1.ListPoolsResponse\"\x03\x90\x02\x01\x12W\n\x0bListWorkers\x12 .longshore.v1.ListWorkersRequest\x1a!.longshore.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12U\n\x0c\x44rainWorkers\x12!.longshore.v1.DrainWorkersRequest\x1a\".longshore.v1.DrainWorkersResponse\x12U\n\x0c\x43ordonWorker\x12!.longshore.v1.CordonWorkerRequest\x1a\".longshore.v1.CordonWorkerResponse\x12Z\n\x0cGetScheduler\x12!.longshore.v1.GetSchedulerRequest\x1a\".longshore.v1.GetSchedulerResponse\"\x03\x90\x02\x01\x42Q\n\x10\x64\x65v.longshore.v1B\x10PoolServiceProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,30 +39,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOLSERVICE'].methods_by_name['ListPools']._serialized_options = b'\220\002\001'
   _globals['_POOLSERVICE'].methods_by_name['ListWorkers']._loaded_options = None
   _globals['_POOLSERVICE'].methods_by_name['ListWorkers']._serialized_options = b'\220\002\001'
-  _globals['_WORKERSTATE']._serialized_start=1501
-  _globals['_WORKERSTATE']._serialized_end=1672
+  _globals['_POOLSERVICE'].methods_by_name['GetScheduler']._loaded_options = None
+  _globals['_POOLSERVICE'].methods_by_name['GetScheduler']._serialized_options = b'\220\002\001'
+  _globals['_WORKERSTATE']._serialized_start=1693
+  _globals['_WORKERSTATE']._serialized_end=1864
   _globals['_POOL']._serialized_start=139
-  _globals['_POOL']._serialized_end=368
-  _globals['_DEVICE']._serialized_start=370
-  _globals['_DEVICE']._serialized_end=481
-  _globals['_WORKER']._serialized_start=484
-  _globals['_WORKER']._serialized_end=844
-  _globals['_LISTPOOLSREQUEST']._serialized_start=846
-  _globals['_LISTPOOLSREQUEST']._serialized_end=903
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=905
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=984
-  _globals['_LISTWORKERSREQUEST']._serialized_start=986
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1059
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1061
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1146
-  _globals['_DRAINWORKERSREQUEST']._serialized_start=1148
-  _globals['_DRAINWORKERSREQUEST']._serialized_end=1259
-  _globals['_DRAINWORKERSRESPONSE']._serialized_start=1261
-  _globals['_DRAINWORKERSRESPONSE']._serialized_end=1376
-  _globals['_CORDONWORKERREQUEST']._serialized_start=1378
-  _globals['_CORDONWORKERREQUEST']._serialized_end=1436
-  _globals['_CORDONWORKERRESPONSE']._serialized_start=1438
-  _globals['_CORDONWORKERRESPONSE']._serialized_end=1498
-  _globals['_POOLSERVICE']._serialized_start=1675
-  _globals['_POOLSERVICE']._serialized_end=2034
+  _globals['_POOL']._serialized_end=394
+  _globals['_DEVICE']._serialized_start=396
+  _globals['_DEVICE']._serialized_end=507
+  _globals['_WORKER']._serialized_start=510
+  _globals['_WORKER']._serialized_end=887
+  _globals['_LISTPOOLSREQUEST']._serialized_start=889
+  _globals['_LISTPOOLSREQUEST']._serialized_end=946
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=948
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=1027
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1029
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1102
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1104
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1189
+  _globals['_DRAINWORKERSREQUEST']._serialized_start=1191
+  _globals['_DRAINWORKERSREQUEST']._serialized_end=1302
+  _globals['_DRAINWORKERSRESPONSE']._serialized_start=1304
+  _globals['_DRAINWORKERSRESPONSE']._serialized_end=1419
+  _globals['_CORDONWORKERREQUEST']._serialized_start=1421
+  _globals['_CORDONWORKERREQUEST']._serialized_end=1479
+  _globals['_CORDONWORKERRESPONSE']._serialized_start=1481
+  _globals['_CORDONWORKERRESPONSE']._serialized_end=1541
+  _globals['_GETSCHEDULERREQUEST']._serialized_start=1543
+  _globals['_GETSCHEDULERREQUEST']._serialized_end=1564
+  _globals['_GETSCHEDULERRESPONSE']._serialized_start=1566
+  _globals['_GETSCHEDULERRESPONSE']._serialized_end=1690
+  _globals['_POOLSERVICE']._serialized_start=1867
+  _globals['_POOLSERVICE']._serialized_end=2318
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,7 @@ class Pool(_message.Message):
     ACTIVE_ATTEMPTS_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
     BUILD_FIELD_NUMBER: _builtins.int
+    CORDONED_WORKERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name."""
     minimum_workers: _builtins.int
@@ -93,6 +94,8 @@ class Pool(_message.Message):
     """True if its devices are simulated."""
     build: _builtins.str
     """The build that its workers are brought to: that of the scheduler."""
+    cordoned_workers: _builtins.int
+    """Workers that are up and take no work: cordoned, or drained."""
     @_builtins.property
     def worker_resources(self) -> _job_pb2.Resources:
         """What one worker offers."""
@@ -109,10 +112,11 @@ class Pool(_message.Message):
         active_attempts: _builtins.int = ...,
         simulated: _builtins.bool = ...,
         build: _builtins.str = ...,
+        cordoned_workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["worker_resources", b"worker_resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "maximum_workers", b"maximum_workers", "minimum_workers", b"minimum_workers", "name", b"name", "ready_workers", b"ready_workers", "simulated", b"simulated", "starting_workers", b"starting_workers", "worker_resources", b"worker_resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "cordoned_workers", b"cordoned_workers", "maximum_workers", b"maximum_workers", "minimum_workers", b"minimum_workers", "name", b"name", "ready_workers", b"ready_workers", "simulated", b"simulated", "starting_workers", b"starting_workers", "worker_resources", b"worker_resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +182,7 @@ class Worker(_message.Message):
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     BUILD_FIELD_NUMBER: _builtins.int
     BUILD_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The id, unique for ever."""
     pool: _builtins.str
@@ -194,6 +199,8 @@ class Worker(_message.Message):
     """Its build: the identity of its tasks and of their code, 12 hex digits."""
     build_description: _builtins.str
     """What that build consists of, for people; at most 512 characters."""
+    drained: _builtins.bool
+    """True once a drain of it is done: nothing is left on it, and it may go."""
     @_builtins.property
     def resources(self) -> _job_pb2.Resources:
         """What it offers."""
@@ -225,10 +232,11 @@ class Worker(_message.Message):
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         build: _builtins.str = ...,
         build_description: _builtins.str = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_time", b"heartbeat_time", "resources", b"resources", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "build_description", b"build_description", "devices", b"devices", "heartbeat_time", b"heartbeat_time", "node", b"node", "pid", b"pid", "pool", b"pool", "resources", b"resources", "start_time", b"start_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_attempts", b"active_attempts", "build", b"build", "build_description", b"build_description", "devices", b"devices", "drained", b"drained", "heartbeat_time", b"heartbeat_time", "node", b"node", "pid", b"pid", "pool", b"pool", "resources", b"resources", "start_time", b"start_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,3 +479,56 @@ class CordonWorkerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CordonWorkerResponse: _TypeAlias = CordonWorkerResponse  # noqa: Y015
+
+@_typing.final
+class GetSchedulerRequest(_message.Message):
+    """GetSchedulerRequest asks who leads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSchedulerRequest: _TypeAlias = GetSchedulerRequest  # noqa: Y015
+
+@_typing.final
+class GetSchedulerResponse(_message.Message):
+    """GetSchedulerResponse is the scheduler that leads, or led last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEADS_FIELD_NUMBER: _builtins.int
+    SCHEDULER_ID_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TERM_END_TIME_FIELD_NUMBER: _builtins.int
+    leads: _builtins.bool
+    """True while it leads. Without a leader jobs are accepted, and none is placed."""
+    scheduler_id: _builtins.str
+    """Its id, with its host and process; empty if there never was one."""
+    term: _builtins.int
+    """The number of its term."""
+    @_builtins.property
+    def term_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When its term ends unless it is renewed."""
+
+    def __init__(
+        self,
+        *,
+        leads: _builtins.bool = ...,
+        scheduler_id: _builtins.str = ...,
+        term: _builtins.int = ...,
+        term_end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["term_end_time", b"term_end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leads", b"leads", "scheduler_id", b"scheduler_id", "term", b"term", "term_end_time", b"term_end_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSchedulerResponse: _TypeAlias = GetSchedulerResponse  # noqa: Y015

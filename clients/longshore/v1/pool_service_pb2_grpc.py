@@ -55,6 +55,11 @@ class PoolServiceStub:
                 request_serializer=longshore_dot_v1_dot_pool__service__pb2.CordonWorkerRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_pool__service__pb2.CordonWorkerResponse.FromString,
                 _registered_method=True)
+        self.GetScheduler = channel.unary_unary(
+                '/longshore.v1.PoolService/GetScheduler',
+                request_serializer=longshore_dot_v1_dot_pool__service__pb2.GetSchedulerRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_pool__service__pb2.GetSchedulerResponse.FromString,
+                _registered_method=True)
 
 
 class PoolServiceServicer:
@@ -99,6 +104,14 @@ class PoolServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetScheduler(self, request, context):
+        """GetScheduler tells which scheduler leads: the one that places jobs and
+        carries out orders.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoolServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +134,11 @@ def add_PoolServiceServicer_to_server(servicer, server):
                     servicer.CordonWorker,
                     request_deserializer=longshore_dot_v1_dot_pool__service__pb2.CordonWorkerRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_pool__service__pb2.CordonWorkerResponse.SerializeToString,
+            ),
+            'GetScheduler': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScheduler,
+                    request_deserializer=longshore_dot_v1_dot_pool__service__pb2.GetSchedulerRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_pool__service__pb2.GetSchedulerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +250,33 @@ class PoolService:
             '/longshore.v1.PoolService/CordonWorker',
             longshore_dot_v1_dot_pool__service__pb2.CordonWorkerRequest.SerializeToString,
             longshore_dot_v1_dot_pool__service__pb2.CordonWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScheduler(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.PoolService/GetScheduler',
+            longshore_dot_v1_dot_pool__service__pb2.GetSchedulerRequest.SerializeToString,
+            longshore_dot_v1_dot_pool__service__pb2.GetSchedulerResponse.FromString,
             options,
             channel_credentials,
             insecure,

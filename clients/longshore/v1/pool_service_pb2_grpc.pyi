@@ -53,6 +53,10 @@ class PoolServiceStub:
     """CordonWorker gives no new work to one worker, or gives it work again. Its
     attempts run on. FAILED_PRECONDITION if a drained worker should get work.
     """
+    GetScheduler: _grpc.UnaryUnaryMultiCallable[_pool_service_pb2.GetSchedulerRequest, _pool_service_pb2.GetSchedulerResponse]
+    """GetScheduler tells which scheduler leads: the one that places jobs and
+    carries out orders.
+    """
 
 @_typing.type_check_only
 class PoolServiceAsyncStub(PoolServiceStub):
@@ -78,6 +82,10 @@ class PoolServiceAsyncStub(PoolServiceStub):
     CordonWorker: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.CordonWorkerRequest, _pool_service_pb2.CordonWorkerResponse]  # type: ignore[assignment]
     """CordonWorker gives no new work to one worker, or gives it work again. Its
     attempts run on. FAILED_PRECONDITION if a drained worker should get work.
+    """
+    GetScheduler: _aio.UnaryUnaryMultiCallable[_pool_service_pb2.GetSchedulerRequest, _pool_service_pb2.GetSchedulerResponse]  # type: ignore[assignment]
+    """GetScheduler tells which scheduler leads: the one that places jobs and
+    carries out orders.
     """
 
 class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -125,6 +133,16 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pool_service_pb2.CordonWorkerResponse, _abc.Awaitable[_pool_service_pb2.CordonWorkerResponse]]:
         """CordonWorker gives no new work to one worker, or gives it work again. Its
         attempts run on. FAILED_PRECONDITION if a drained worker should get work.
+        """
+
+    @_abc_1.abstractmethod
+    def GetScheduler(
+        self,
+        request: _pool_service_pb2.GetSchedulerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_service_pb2.GetSchedulerResponse, _abc.Awaitable[_pool_service_pb2.GetSchedulerResponse]]:
+        """GetScheduler tells which scheduler leads: the one that places jobs and
+        carries out orders.
         """
 
 def add_PoolServiceServicer_to_server(servicer: PoolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

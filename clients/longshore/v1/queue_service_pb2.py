@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from longshore.v1 import job_pb2 as longshore_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longshore/v1/queue_service.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16longshore/v1/job.proto\"\x82\x02\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x03 \x01(\t\x12.\n\npause_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07waiting\x18\x05 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x03\x12\x17\n\x0fmaximum_waiting\x18\x07 \x01(\x03\x12\x12\n\ndrain_rate\x18\x08 \x01(\x01\x12\x13\n\x0boverflow_to\x18\t \x01(\t\x12\x32\n\x0f\x61ttempt_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListQueuesResponse\x12#\n\x06queues\x18\x01 \x03(\x0b\x32\x13.longshore.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x11PauseQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x12PauseQueueResponse\x12\"\n\x05queue\x18\x01 \x01(\x0b\x32\x13.longshore.v1.Queue\"#\n\x12ResumeQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"9\n\x13ResumeQueueResponse\x12\"\n\x05queue\x18\x01 \x01(\x0b\x32\x13.longshore.v1.Queue\"\xc8\x01\n\x13\x44\x65\x61\x64LetterSelection\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x31\n\rfailure_class\x18\x03 \x01(\x0e\x32\x1a.longshore.v1.FailureClass\x12/\n\x0b\x65nded_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65nded_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x16ListDeadLettersRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x17ListDeadLettersResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.longshore.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xad\x01\n\x0eRedriveRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x15maximum_failure_share\x18\x05 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"W\n\x0fRedriveResponse\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12!\n\x06sample\x18\x03 \x03(\x0b\x32\x11.longshore.v1.Job\"\xef\x02\n\x07Redrive\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.longshore.v1.RedriveState\x12\x13\n\x0bstop_reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x1d\n\x15maximum_failure_share\x18\x08 \x01(\x01\x12\r\n\x05total\x18\t \x01(\x03\x12\x10\n\x08redriven\x18\n \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x0b \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x13ListRedrivesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListRedrivesResponse\x12\'\n\x08redrives\x18\x01 \x03(\x0b\x32\x15.longshore.v1.Redrive\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12StopRedriveRequest\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x13StopRedriveResponse\x12&\n\x07redrive\x18\x01 \x01(\x0b\x32\x15.longshore.v1.Redrive\"p\n\x17PurgeDeadLettersRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"7\n\x18PurgeDeadLettersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0c\n\x04more\x18\x02 \x01(\x08*\x9b\x01\n\x0cRedriveState\x12\x1d\n\x19REDRIVE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REDRIVE_STATE_RUNNING\x10\x01\x12\x1b\n\x17REDRIVE_STATE_COMPLETED\x10\x02\x12\x19\n\x15REDRIVE_STATE_STOPPED\x10\x03\x12\x19\n\x15REDRIVE_STATE_TRIPPED\x10\x04\x32\xc9\x05\n\x0cQueueService\x12T\n\nListQueues\x12\x1f.longshore.v1.ListQueuesRequest\x1a .longshore.v1.ListQueuesResponse\"\x03\x90\x02\x01\x12O\n\nPauseQueue\x12\x1f.longshore.v1.PauseQueueRequest\x1a .longshore.v1.PauseQueueResponse\x12R\n\x0bResumeQueue\x12 .longshore.v1.ResumeQueueRequest\x1a!.longshore.v1.ResumeQueueResponse\x12\x63\n\x0fListDeadLetters\x12$.longshore.v1.ListDeadLettersRequest\x1a%.longshore.v1.ListDeadLettersResponse\"\x03\x90\x02\x01\x12\x46\n\x07Redrive\x12\x1c.longshore.v1.RedriveRequest\x1a\x1d.longshore.v1.RedriveResponse\x12Z\n\x0cListRedrives\x12!.longshore.v1.ListRedrivesRequest\x1a\".longshore.v1.ListRedrivesResponse\"\x03\x90\x02\x01\x12R\n\x0bStopRedrive\x12 .longshore.v1.StopRedriveRequest\x1a!.longshore.v1.StopRedriveResponse\x12\x61\n\x10PurgeDeadLetters\x12%.longshore.v1.PurgeDeadLettersRequest\x1a&.longshore.v1.PurgeDeadLettersResponseBR\n\x10\x64\x65v.longshore.v1B\x11QueueServiceProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longshore/v1/queue_service.proto\x12\x0clongshore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16longshore/v1/job.proto\"\x93\x02\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x03 \x01(\t\x12.\n\npause_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07waiting\x18\x05 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x03\x12\x17\n\x0fmaximum_waiting\x18\x07 \x01(\x03\x12\x12\n\ndrain_rate\x18\x08 \x01(\x01\x12\x13\n\x0boverflow_to\x18\t \x01(\t\x12\x32\n\x0f\x61ttempt_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07not_due\x18\x0b \x01(\x03\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListQueuesResponse\x12#\n\x06queues\x18\x01 \x03(\x0b\x32\x13.longshore.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x11PauseQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x12PauseQueueResponse\x12\"\n\x05queue\x18\x01 \x01(\x0b\x32\x13.longshore.v1.Queue\"#\n\x12ResumeQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"9\n\x13ResumeQueueResponse\x12\"\n\x05queue\x18\x01 \x01(\x0b\x32\x13.longshore.v1.Queue\"\xc8\x01\n\x13\x44\x65\x61\x64LetterSelection\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x31\n\rfailure_class\x18\x03 \x01(\x0e\x32\x1a.longshore.v1.FailureClass\x12/\n\x0b\x65nded_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65nded_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x16ListDeadLettersRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x17ListDeadLettersResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.longshore.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xad\x01\n\x0eRedriveRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x15maximum_failure_share\x18\x05 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"W\n\x0fRedriveResponse\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12!\n\x06sample\x18\x03 \x03(\x0b\x32\x11.longshore.v1.Job\"\xef\x02\n\x07Redrive\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.longshore.v1.RedriveState\x12\x13\n\x0bstop_reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x1d\n\x15maximum_failure_share\x18\x08 \x01(\x01\x12\r\n\x05total\x18\t \x01(\x03\x12\x10\n\x08redriven\x18\n \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x0b \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x13ListRedrivesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListRedrivesResponse\x12\'\n\x08redrives\x18\x01 \x03(\x0b\x32\x15.longshore.v1.Redrive\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x12StopRedriveRequest\x12\x12\n\nredrive_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x13StopRedriveResponse\x12&\n\x07redrive\x18\x01 \x01(\x0b\x32\x15.longshore.v1.Redrive\"p\n\x17PurgeDeadLettersRequest\x12\x34\n\tselection\x18\x01 \x01(\x0b\x32!.longshore.v1.DeadLetterSelection\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"7\n\x18PurgeDeadLettersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0c\n\x04more\x18\x02 \x01(\x08*\x9b\x01\n\x0cRedriveState\x12\x1d\n\x19REDRIVE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REDRIVE_STATE_RUNNING\x10\x01\x12\x1b\n\x17REDRIVE_STATE_COMPLETED\x10\x02\x12\x19\n\x15REDRIVE_STATE_STOPPED\x10\x03\x12\x19\n\x15REDRIVE_STATE_TRIPPED\x10\x04\x32\xc9\x05\n\x0cQueueService\x12T\n\nListQueues\x12\x1f.longshore.v1.ListQueuesRequest\x1a .longshore.v1.ListQueuesResponse\"\x03\x90\x02\x01\x12O\n\nPauseQueue\x12\x1f.longshore.v1.PauseQueueRequest\x1a .longshore.v1.PauseQueueResponse\x12R\n\x0bResumeQueue\x12 .longshore.v1.ResumeQueueRequest\x1a!.longshore.v1.ResumeQueueResponse\x12\x63\n\x0fListDeadLetters\x12$.longshore.v1.ListDeadLettersRequest\x1a%.longshore.v1.ListDeadLettersResponse\"\x03\x90\x02\x01\x12\x46\n\x07Redrive\x12\x1c.longshore.v1.RedriveRequest\x1a\x1d.longshore.v1.RedriveResponse\x12Z\n\x0cListRedrives\x12!.longshore.v1.ListRedrivesRequest\x1a\".longshore.v1.ListRedrivesResponse\"\x03\x90\x02\x01\x12R\n\x0bStopRedrive\x12 .longshore.v1.StopRedriveRequest\x1a!.longshore.v1.StopRedriveResponse\x12\x61\n\x10PurgeDeadLetters\x12%.longshore.v1.PurgeDeadLettersRequest\x1a&.longshore.v1.PurgeDeadLettersResponseBR\n\x10\x64\x65v.longshore.v1B\x11QueueServiceProtoP\x01Z)longshore.dev/go/longshore/v1;longshorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,46 +41,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUESERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\220\002\001'
   _globals['_QUEUESERVICE'].methods_by_name['ListRedrives']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['ListRedrives']._serialized_options = b'\220\002\001'
-  _globals['_REDRIVESTATE']._serialized_start=2237
-  _globals['_REDRIVESTATE']._serialized_end=2392
+  _globals['_REDRIVESTATE']._serialized_start=2254
+  _globals['_REDRIVESTATE']._serialized_end=2409
   _globals['_QUEUE']._serialized_start=140
-  _globals['_QUEUE']._serialized_end=398
-  _globals['_LISTQUEUESREQUEST']._serialized_start=400
-  _globals['_LISTQUEUESREQUEST']._serialized_end=458
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=460
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=542
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=544
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=594
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=596
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=652
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=654
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=689
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=691
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=748
-  _globals['_DEADLETTERSELECTION']._serialized_start=751
-  _globals['_DEADLETTERSELECTION']._serialized_end=951
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=953
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1070
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1072
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1155
-  _globals['_REDRIVEREQUEST']._serialized_start=1158
-  _globals['_REDRIVEREQUEST']._serialized_end=1331
-  _globals['_REDRIVERESPONSE']._serialized_start=1333
-  _globals['_REDRIVERESPONSE']._serialized_end=1420
-  _globals['_REDRIVE']._serialized_start=1423
-  _globals['_REDRIVE']._serialized_end=1790
-  _globals['_LISTREDRIVESREQUEST']._serialized_start=1792
-  _globals['_LISTREDRIVESREQUEST']._serialized_end=1852
-  _globals['_LISTREDRIVESRESPONSE']._serialized_start=1854
-  _globals['_LISTREDRIVESRESPONSE']._serialized_end=1942
-  _globals['_STOPREDRIVEREQUEST']._serialized_start=1944
-  _globals['_STOPREDRIVEREQUEST']._serialized_end=2000
-  _globals['_STOPREDRIVERESPONSE']._serialized_start=2002
-  _globals['_STOPREDRIVERESPONSE']._serialized_end=2063
-  _globals['_PURGEDEADLETTERSREQUEST']._serialized_start=2065
-  _globals['_PURGEDEADLETTERSREQUEST']._serialized_end=2177
-  _globals['_PURGEDEADLETTERSRESPONSE']._serialized_start=2179
-  _globals['_PURGEDEADLETTERSRESPONSE']._serialized_end=2234
-  _globals['_QUEUESERVICE']._serialized_start=2395
-  _globals['_QUEUESERVICE']._serialized_end=3108
+  _globals['_QUEUE']._serialized_end=415
+  _globals['_LISTQUEUESREQUEST']._serialized_start=417
+  _globals['_LISTQUEUESREQUEST']._serialized_end=475
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=477
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=559
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=561
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=611
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=613
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=669
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=671
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=706
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=708
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=765
+  _globals['_DEADLETTERSELECTION']._serialized_start=768
+  _globals['_DEADLETTERSELECTION']._serialized_end=968
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=970
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1087
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1089
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1172
+  _globals['_REDRIVEREQUEST']._serialized_start=1175
+  _globals['_REDRIVEREQUEST']._serialized_end=1348
+  _globals['_REDRIVERESPONSE']._serialized_start=1350
+  _globals['_REDRIVERESPONSE']._serialized_end=1437
+  _globals['_REDRIVE']._serialized_start=1440
+  _globals['_REDRIVE']._serialized_end=1807
+  _globals['_LISTREDRIVESREQUEST']._serialized_start=1809
+  _globals['_LISTREDRIVESREQUEST']._serialized_end=1869
+  _globals['_LISTREDRIVESRESPONSE']._serialized_start=1871
+  _globals['_LISTREDRIVESRESPONSE']._serialized_end=1959
+  _globals['_STOPREDRIVEREQUEST']._serialized_start=1961
+  _globals['_STOPREDRIVEREQUEST']._serialized_end=2017
+  _globals['_STOPREDRIVERESPONSE']._serialized_start=2019
+  _globals['_STOPREDRIVERESPONSE']._serialized_end=2080
+  _globals['_PURGEDEADLETTERSREQUEST']._serialized_start=2082
+  _globals['_PURGEDEADLETTERSREQUEST']._serialized_end=2194
+  _globals['_PURGEDEADLETTERSRESPONSE']._serialized_start=2196
+  _globals['_PURGEDEADLETTERSRESPONSE']._serialized_end=2251
+  _globals['_QUEUESERVICE']._serialized_start=2412
+  _globals['_QUEUESERVICE']._serialized_end=3125
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,7 @@ class Queue(_message.Message):
     DRAIN_RATE_FIELD_NUMBER: _builtins.int
     OVERFLOW_TO_FIELD_NUMBER: _builtins.int
     ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    NOT_DUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name."""
     paused: _builtins.bool
@@ -86,6 +87,10 @@ class Queue(_message.Message):
     """Jobs leased per second, measured lately."""
     overflow_to: _builtins.str
     """Where jobs go that outlive their attempt timeout here; empty is nowhere."""
+    not_due: _builtins.int
+    """Of those that wait, the jobs whose schedule_time or backoff has not passed;
+    counted up to 10,000 over all queues.
+    """
     @_builtins.property
     def pause_time(self) -> _timestamp_pb2.Timestamp:
         """When it was paused."""
@@ -107,10 +112,11 @@ class Queue(_message.Message):
         drain_rate: _builtins.float = ...,
         overflow_to: _builtins.str = ...,
         attempt_timeout: _duration_pb2.Duration | None = ...,
+        not_due: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "pause_time", b"pause_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attempt_timeout", b"attempt_timeout", "drain_rate", b"drain_rate", "maximum_waiting", b"maximum_waiting", "name", b"name", "overflow_to", b"overflow_to", "pause_reason", b"pause_reason", "pause_time", b"pause_time", "paused", b"paused", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attempt_timeout", b"attempt_timeout", "drain_rate", b"drain_rate", "maximum_waiting", b"maximum_waiting", "name", b"name", "not_due", b"not_due", "overflow_to", b"overflow_to", "pause_reason", b"pause_reason", "pause_time", b"pause_time", "paused", b"paused", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -224,6 +224,7 @@ def _create_topology() -> None:
         sa.Column("simulated", sa.Boolean(), nullable=False),
         sa.Column("build", sa.Text(), server_default="", nullable=False),
         sa.Column("lacks_json", sa.Text(), server_default="[]", nullable=False),
+        sa.Column("cordoned_workers", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
