@@ -295,22 +295,17 @@ class FakeService(
 
     async def PauseQueue(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        queue = queue_service_pb2.Queue(
-            name=request.queue, paused=True, pause_reason=request.reason
-        )
+        queue = {"name": request.queue, "paused": True, "pause_reason": request.reason}
         return queue_service_pb2.PauseQueueResponse(queue=queue)
 
     async def ResumeQueue(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        return queue_service_pb2.ResumeQueueResponse(
-            queue=queue_service_pb2.Queue(name=request.queue)
-        )
+        return queue_service_pb2.ResumeQueueResponse(queue={"name": request.queue})
 
     async def ListPools(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        pool = pool_service_pb2.Pool(name="cpu", ready_workers=2, simulated=True)
-        pool.worker_resources.cpu_millis = 1500
-        pool.worker_resources.memory_bytes = 2**31
+        each = {"cpu_millis": 1500, "memory_bytes": 2**31}
+        pool = {"name": "cpu", "ready_workers": 2, "simulated": True, "worker_resources": each}
         return pool_service_pb2.ListPoolsResponse(pools=[pool])
 
     async def GetScheduler(self, request: Any, context: Any) -> Any:
