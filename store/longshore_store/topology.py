@@ -211,4 +211,5 @@ def _orders() -> Select[Any]:
 
 def _queue(row: Row) -> QueueRecord:
     name, paused, *facts, waiting, active, drained = row
-    return QueueRecord(name, bool(paused), *facts, int(waiting), int(active), int(drained))
+    counts = (int(waiting), int(active), int(drained))
+    return QueueRecord._make((name, bool(paused), *facts, *counts, 0))

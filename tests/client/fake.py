@@ -295,17 +295,19 @@ class FakeService(
 
     async def PauseQueue(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        queue = {"name": request.queue, "paused": True, "pause_reason": request.reason}
+        queue = queue_service_pb2.Queue(name=request.queue, pause_reason=request.reason)
+        queue.paused = True
         return queue_service_pb2.PauseQueueResponse(queue=queue)
 
     async def ResumeQueue(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        return queue_service_pb2.ResumeQueueResponse(queue={"name": request.queue})
+        queue = queue_service_pb2.Queue(name=request.queue)
+        return queue_service_pb2.ResumeQueueResponse(queue=queue)
 
     async def ListPools(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        each = {"cpu_millis": 1500, "memory_bytes": 2**31}
-        pool = {"name": "cpu", "ready_workers": 2, "simulated": True, "worker_resources": each}
+        each = job_pb2.Resources(cpu_millis=1500, memory_bytes=2**31)
+        pool = pool_service_pb2.Pool(name="cpu", simulated=True, worker_resources=each)
         return pool_service_pb2.ListPoolsResponse(pools=[pool])
 
     async def GetScheduler(self, request: Any, context: Any) -> Any:
