@@ -289,9 +289,8 @@ class FakeService(
         await self._enter(request, context)
         second = request.page_token == "2"
         queue = queue_service_pb2.Queue(name="slow" if second else "fast", waiting=7)
-        return queue_service_pb2.ListQueuesResponse(
-            queues=[queue], next_page_token="" if second else "2"
-        )
+        token = "" if second else "2"
+        return queue_service_pb2.ListQueuesResponse(queues=[queue], next_page_token=token)
 
     async def PauseQueue(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
