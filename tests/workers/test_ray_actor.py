@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import secrets
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +21,36 @@ from tests.workers.harness import PATIENCE, gone
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[Any]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    """A cluster in a process of its own: Ray starts its processes by fork, which this process,
+    where gRPC has run, must not do."""
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     import ray
 
+    options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 1024**2}
+    command = [sys.executable, "-m", "longshore_scheduler.ray_head", json.dumps(options)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80 * 1024 * 1024,
-        log_to_driver=False,
-        namespace="longshore-test",
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    yield ray
-    ray.shutdown()
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as head:
+        assert head.stdin is not None
+        assert head.stdout is not None
+        try:
+            said = head.stdout.readline().decode().split()
+            assert said[0] == "ready", said
+            ray.init(
+                said[1],
+                log_to_driver=False,
+                namespace="longshore-test",
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
+            yield ray
+            ray.shutdown()
+        finally:
+            head.stdin.close()  # then it ends, and the cluster with it
 
 
 def settings_of(folder: Path, **more: Any) -> WorkerSettings:
