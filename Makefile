@@ -33,12 +33,14 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 
 # Independent checks run side by side and all of them report; output stays in blocks where this make can do that.
 CHECKS := check-lint check-format check-types check-imports check-protos check-breaking check-layout
-TOGETHER := --no-print-directory --keep-going -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+TOGETHER := --no-print-directory --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-# Side by side: the fault tests mostly wait for what they broke to heal.
-TESTS := test-faults test-others
+# Side by side, three on two cores: fault tests mostly wait for what they broke to heal.
+TESTS := test-faults test-services test-parts
+QUICK_TESTS := test-quick-store test-quick-rest
 
-.PHONY: help setup setup-node demo test check proto release-contract bench soak lock clean $(CHECKS) $(TESTS) $(VENV)/descriptors.binpb
+.PHONY: help setup setup-node demo test quick check proto release-contract bench soak lock clean $(CHECKS) $(TESTS) $(QUICK_TESTS) \
+	$(VENV)/descriptors.binpb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,7 +52,10 @@ demo: setup ## Run the demo: a server, CPU and GPU jobs, all on this machine
 
 test: setup setup-node ## Everything that a change must pass: the checks, then all tests
 	@$(MAKE) --no-print-directory check
-	@$(MAKE) $(TOGETHER) $(TESTS)
+	@$(MAKE) $(TOGETHER) -j 3 $(TESTS)
+
+quick: setup ## For the inner loop: lint, types, and the tests that start no service, Ray, cluster or Postgres
+	@$(MAKE) $(TOGETHER) -j 3 check-lint check-types $(QUICK_TESTS)
 
 # The JavaScript client of tests/foreign. Without npm, or offline, its test is skipped and says so.
 setup-node: $(NODE_MODULES)
@@ -62,7 +67,7 @@ $(NODE_MODULES): tests/foreign/package-lock.json
 	fi
 
 check: setup ## Lint, formatting, types, import directions, protos, layout; no other tests
-	@$(MAKE) $(TOGETHER) $(CHECKS)
+	@$(MAKE) $(TOGETHER) -j 2 $(CHECKS)
 
 proto: $(VENV)/.installed ## Generate the Python stubs from protos/
 	@$(PROTOC) --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) \
@@ -124,8 +129,19 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.dependencies
 test-faults:
 	@$(PY) -m pytest tests/faults
 
-test-others:
-	@$(PY) -m pytest --ignore=tests/layout --ignore=tests/faults
+SERVICES_TESTS := tests/e2e tests/embedded tests/foreign tests/workers
+
+test-services:
+	@$(PY) -m pytest $(wildcard $(SERVICES_TESTS))
+
+test-parts:
+	@$(PY) -m pytest $(addprefix --ignore=,tests/layout tests/faults $(SERVICES_TESTS))
+
+test-quick-store:
+	@$(PY) -m pytest -q -m 'not slow' tests/store tests/server
+
+test-quick-rest:
+	@$(PY) -m pytest -q -m 'not slow' tests/client tests/scheduler tests/tasks
 
 check-lint:
 	@$(BIN)/ruff check $(SOURCES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import traceback
@@ -28,6 +29,18 @@ settings.load_profile("longshore-ci" if os.environ.get("CI") else "longshore")
 # A pipeline may start the tests in the background, where a shell has SIGINT ignored; children would
 # inherit that, and the tests that send it would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SLOW_FILES = re.compile(r"test_(ray|cluster_lost|transcode\w*|demo)\.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `make quick` leaves out."""
+    for item in items:
+        wants = getattr(item, "fixturenames", ())
+        needs_postgres = "[postgres" in item.name or any("postgres" in name for name in wants)
+        if needs_postgres or _SLOW_FILES.fullmatch(item.path.name):
+            item.add_marker(pytest.mark.slow)
+
 
 _forks: list[str] = []
 
