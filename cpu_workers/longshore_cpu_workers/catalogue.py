@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
-
-import orjson
 
 from longshore.sdk.task import load_tasks
 from longshore_cpu_workers.build import identify, is_installed, loaded_sources
@@ -15,22 +14,32 @@ from longshore_cpu_workers.build import identify, is_installed, loaded_sources
 
 def main(modules: Sequence[str]) -> int:
     """Prints the build, its source folders and a list of `Task.describe()`; returns the status."""
+    answer = _own_stdout()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what modules print is no JSON
-            tasks = load_tasks(modules)
+        tasks = load_tasks(modules)
         found = {
             "build": [*identify(tasks, modules)],
             "sources": [str(source) for source in loaded_sources()],
             "tasks": [tasks[name].describe() for name in sorted(tasks)],
         }
-        described = orjson.dumps(found)
+        described = json.dumps(found)  # in ASCII: the name of a folder need not be text
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, and call sys.exit
         reason = " ".join(str(error).split())
         where = _place(error)
         sys.stderr.write(f"the tasks cannot be loaded: {type(error).__name__}: {reason}{where}\n")
         return 1
-    sys.stdout.buffer.write(described + b"\n")
+    with os.fdopen(answer, "w") as out:
+        out.write(f"{described}\n")
     return 0
+
+
+def _own_stdout() -> int:
+    """The standard output for the answer alone: what modules and their programs print is no JSON,
+    and goes to the standard error."""
+    sys.stdout.flush()
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    return answer
 
 
 def _place(error: BaseException) -> str:

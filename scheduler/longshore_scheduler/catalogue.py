@@ -51,12 +51,18 @@ async def read_catalogue(modules: Sequence[str]) -> TaskCatalogue:
             child.kill()
             await child.wait()
     if child.returncode != 0 or not out:
-        last = err.decode(errors="replace").strip().splitlines()[-1:]
-        said = last or [f"loading the tasks ended with status {child.returncode}: a module ends it"]
-        raise CatalogueError(
-            f"{said[0]} (correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
-        )
+        raise CatalogueError(_why(child.returncode, err, modules))
     return _parse(out)
+
+
+def _why(status: int | None, err: bytes, modules: Sequence[str]) -> str:
+    remedy = "(correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
+    last = (err.decode(errors="replace").strip().splitlines() or [""])[-1]
+    if last.startswith("the tasks cannot be loaded"):
+        return f"{last} {remedy}"
+    named = ", ".join(modules) or "an installed package"
+    ended = f"loading the tasks ended with status {status}: a module ends the process ({named})"
+    return f"{ended}: {last[:500]} {remedy}" if last else f"{ended} {remedy}"
 
 
 def _parse(out: bytes) -> TaskCatalogue:
