@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Callable
 
 import ray
@@ -23,7 +24,7 @@ class WorkerActor:
     """One worker. Make it with explicit num_cpus and num_gpus, detached and named.
 
     Args:
-        settings: who it is; `node` is replaced by Ray's id of the node.
+        settings: who it is; `node` is replaced by HOST/ID, with Ray's id of the node.
         bind: makes the device binding from the ids of the devices that Ray gave the actor;
             None for a CPU worker. It travels by name: give a module's function or a
             functools.partial of one, such as `longshore_gpu_workers.binding.bind`.
@@ -33,7 +34,8 @@ class WorkerActor:
         context = ray.get_runtime_context()
         given = [str(device) for device in ray.get_gpu_ids()]
         binding = bind(given) if bind is not None else None
-        settings = dataclasses.replace(settings, node=context.get_node_id())
+        node = f"{socket.gethostname()}/{context.get_node_id()}"
+        settings = dataclasses.replace(settings, node=node)
         self._worker = Worker(settings, binding)
 
     async def info(self) -> WorkerInfo:

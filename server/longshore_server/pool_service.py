@@ -180,6 +180,7 @@ class PoolService(PoolServiceServicer):
                 text = f"{cut(worker_id, 128)!r} is no worker now: `longshore workers` lists them"
                 faults.missing(f"worker_ids[{place}]", WORKER, worker_id, text)
         await self._check_pool(request.pool, by_id.values(), faults)
+        nodes = _nodes(request.node, {worker.node for worker in by_id.values()}, faults)
         faults.check()
         named = set(request.worker_ids)
         return [
@@ -187,7 +188,7 @@ class PoolService(PoolServiceServicer):
             for worker in by_id.values()
             if worker.id in named
             or (request.pool and worker.pool == request.pool)
-            or (request.node and worker.node == request.node)
+            or worker.node in nodes
         ]
 
     async def _by_id(self) -> dict[str, WorkerRecord]:
@@ -274,3 +275,18 @@ def _released(one: _Seen) -> int:
     """A worker that vanished in its drain has lost what it held last."""
     counted = one.order.released if one.order else 0
     return counted + (one.worker.active_attempts if one.gone and not one.drained else 0)
+
+
+def _nodes(wanted: str, nodes: set[str], faults: Faults) -> set[str]:
+    """Those that are named, by host or id or both; else the only one that begins so."""
+    if not wanted:
+        return set()
+    named = {node for node in nodes if wanted in (node, *node.split("/"))}
+    if named:
+        return named
+    begun = {node for node in nodes if any(p.startswith(wanted) for p in (node, *node.split("/")))}
+    if len(begun) > 1:
+        listed = ", ".join(sorted(begun)[:5])
+        text = f"{cut(wanted, 128)!r} begins the names of several nodes: {listed}; name one"
+        faults.add("node", text)
+    return begun

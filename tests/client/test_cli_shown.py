@@ -157,7 +157,13 @@ def test_the_bar_of_one_job_has_room_at_80_columns(service: FakeService, run: Ru
     assert f"…{ID[-8:]}" in both
 
 
-def test_a_worker_is_one_line() -> None:
-    worker = pool_service_pb2.Worker(worker_id=ID, pool="cpu", node="f" * 56)
+def test_a_worker_is_one_line_and_its_host_is_there() -> None:
+    node = f"gpu-host-7/{'f' * 56}"
+    draining = pool_service_pb2.WORKER_STATE_DRAINING
+    worker = pool_service_pb2.Worker(
+        worker_id="cpu-9a46", pool="cpu", node=node, state=draining, drained=True
+    )
     _, row = tables.rows(columns.WORKER, [worker], 80)
     assert cell_len(row) <= 80
+    assert "gpu-host-7/ffffffff " in row
+    assert "DRAINED" in row, "nothing runs on it any more"

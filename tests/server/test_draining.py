@@ -10,6 +10,7 @@ from grpc import StatusCode
 
 from longshore.v1 import pool_service_pb2 as pools
 from longshore_server import pool_service
+from longshore_server.refusals import Faults, Refusal
 from longshore_store.orders import DrainUpdate, WorkerOrder
 from longshore_store.topology_records import WorkerRecord
 from tests.server.harness import DEADLINE, Harness, brief_wait, refused
@@ -77,6 +78,30 @@ async def test_workers_are_chosen_by_pool_and_by_node(harness: Harness) -> None:
     assert [w.worker_id for w in (await by_pool).workers] == ["cpu-1", "cpu-2"]
     assert [w.worker_id for w in (await by_node).workers] == ["gpu-1"]
     assert not (await drain(harness, node="one that has none")).workers, "so a hook can repeat it"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("big-1", ["big-1/a1b2", "big-1/c3d4"]),
+        ("big-1/c3d4", ["big-1/c3d4"]),
+        ("c3", ["big-1/c3d4"]),
+        ("big-10", ["big-10/e5f6"]),
+        ("z", []),
+    ],
+)
+def test_a_node_is_named_by_host_or_id_or_how_one_begins(wanted: str, chosen: list[str]) -> None:
+    faults = Faults()
+    nodes = {"big-1/a1b2", "big-1/c3d4", "big-10/e5f6"}
+    assert sorted(pool_service._nodes(wanted, nodes, faults)) == chosen
+    assert not faults
+
+
+def test_a_beginning_of_several_nodes_is_refused() -> None:
+    faults = Faults()
+    pool_service._nodes("big", {"big-1/a1b2", "big-10/e5f6"}, faults)
+    with pytest.raises(Refusal, match="begins the names of several nodes: big-1/a1b2, big-10"):
+        faults.check()
 
 
 async def test_a_worker_that_vanishes_in_its_drain_is_no_reason_to_wait(harness: Harness) -> None:

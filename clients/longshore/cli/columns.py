@@ -105,6 +105,12 @@ def _worker_state(worker: pool_service_pb2.Worker) -> str:
     return "DRAINED" if worker.drained else name.removeprefix("WORKER_STATE_")
 
 
+def node(name: str) -> str:
+    """The host and the beginning of Ray's id, which tells two nodes of a host apart."""
+    host, slash, ray_id = name.partition("/")
+    return f"{host}{slash}{ray_id[:8]}"
+
+
 def _device(device: pool_service_pb2.Device) -> str:
     return f"{device.name} (set aside)" if device.set_aside else device.name
 
@@ -146,7 +152,7 @@ REDRIVE: Columns[queue_service_pb2.Redrive] = (
     Column("ID", lambda redrive: redrive.redrive_id),
     Column("STATE", _redrive_state),
     Column("DONE", lambda redrive: f"{redrive.redriven} of {redrive.total}"),
-    Column("FAILED", lambda redrive: str(redrive.failed)),
+    Column("FAILED AGAIN", lambda redrive: str(redrive.failed)),
     Column("PER SECOND", lambda redrive: _rate(redrive.rate), spare=True),
     Column("AGE", lambda redrive: age(redrive.create_time), spare=True),
     Column("ACTOR", lambda redrive: redrive.actor, elastic=True, spare=True),
@@ -181,7 +187,7 @@ WORKER: Columns[pool_service_pb2.Worker] = (
     Column("POOL", lambda worker: worker.pool, elastic=True),
     Column("STATE", _worker_state),
     Column("BUILD", lambda worker: worker.build or NONE, elastic=True, spare=True),
-    Column("NODE", lambda worker: worker.node, elastic=True),
+    Column("NODE", lambda worker: node(worker.node), elastic=True),
     Column("ATTEMPTS", lambda worker: str(worker.active_attempts), spare=True),
     Column("HEARD", lambda worker: age(worker.heartbeat_time)),
     Column(

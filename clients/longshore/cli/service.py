@@ -82,10 +82,10 @@ async def _show_leader(client: AsyncClient, output: Output) -> None:
         return
     leader = await client.scheduler()
     if leader.leads:
-        output.line(f"scheduler {leader.scheduler_id} leads in term {leader.term}")
+        output.note(f"scheduler {leader.scheduler_id} leads in term {leader.term}")
     else:
         last = f"; the last one was {leader.scheduler_id}" if leader.scheduler_id else ""
-        output.line(f"no scheduler leads{last}: nothing is started, and what is shown is old")
+        output.tell(f"no scheduler leads{last}: nothing is started, and what is shown is old")
 
 
 def tasks(

@@ -190,7 +190,7 @@ class Worker(_message.Message):
     state: Global___WorkerState.ValueType
     """Where it is."""
     node: _builtins.str
-    """The Ray node."""
+    """Where it runs: HOST/ID, with the id of the Ray node."""
     pid: _builtins.int
     """The process of the actor."""
     active_attempts: _builtins.int
@@ -369,7 +369,9 @@ class DrainWorkersRequest(_message.Message):
     pool: _builtins.str
     """All of this pool. NOT_FOUND if there is no such pool."""
     node: _builtins.str
-    """All on this Ray node; it may have none."""
+    """All on this node: its host name, HOST/ID, the id of the Ray node, or how one
+    of these begins if no other node begins so. It may have none.
+    """
     @_builtins.property
     def worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """These workers, at most 1000. NOT_FOUND names those that are no workers now."""
