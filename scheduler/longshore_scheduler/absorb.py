@@ -206,19 +206,19 @@ class Absorber:
         if queue is not None:
             failure = demoted(failure, queue)
         batch.ended[held.job_id] = held
-        batch.setbacks[type(decided)].append(
-            Setback(
-                held.job_id,
-                held.fence,
-                failure.failure_class,
-                failure.reason,
-                FailureRecord(*failure).to_json(),
-                started_us,
-                retry.due_us if retry else None,
-                retry.needs_json if retry else None,
-                queue,
-            )
+        setback = Setback(
+            held.job_id,
+            held.fence,
+            failure.failure_class,
+            failure.reason,
+            FailureRecord(*failure).to_json(),
+            started_us,
+            retry.due_us if retry else None,
+            retry.needs_json if retry else None,
+            queue,
         )
+        batch.setbacks[type(decided)].append(setback)
+        term.journal.attempt_ended(held, setback, decided)
 
     def _stray(self, batch: Batch, report: Report) -> None:
         batch.ignored = True

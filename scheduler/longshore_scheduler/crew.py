@@ -55,6 +55,14 @@ class Crew:
         self._term.roster.add(worker)
         follower = self._term.spawn(self._follow_to_the_end(worker), f"follow {worker.id}")
         self._followers[worker.id] = follower
+        _log.info(
+            "worker %s of pool %s is up: process %d on node %s",
+            worker.id,
+            pool.name,
+            info.pid,
+            info.node,
+            extra={"worker_id": worker.id, "pool": pool.name, "node": info.node},
+        )
         self._term.wake.set()
         return worker
 
@@ -203,8 +211,15 @@ class Crew:
             return 0
         stopped = worker.state is WorkerState.DRAINING
         failure = DRAINED if stopped else _lost(why)
-        _log.log(logging.INFO if stopped else logging.WARNING, "worker %s left: %s", worker.id, why)
         gone = self._term.roster.remove(worker)
+        _log.log(
+            logging.INFO if stopped or worker.outdated else logging.WARNING,
+            "worker %s left: %s; it held %d attempts",
+            worker.id,
+            why,
+            len(gone),
+            extra={"worker_id": worker.id, "pool": worker.pool.name},
+        )
         follower = self._followers.pop(worker.id, None)
         # One that absorbs ends by itself when it has: what the worker said before it died stands.
         busy = worker.absorbing or follower is asyncio.current_task()

@@ -94,7 +94,7 @@ class Delivery:
             worker.id,
             assignment.job_id,
             without_values(error),
-            extra={"job": assignment.job_id, "worker": worker.id},
+            extra={"job_id": assignment.job_id, "worker_id": worker.id},
         )
         worker.refusals += 1
         if worker.refusals >= REFUSALS:

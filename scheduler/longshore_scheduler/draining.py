@@ -7,6 +7,7 @@ holds its place on its node, so that its replacement comes up on another one whe
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from longshore_scheduler.pools import Pools
 from longshore_scheduler.roster import Worker, WorkerState
 from longshore_scheduler.term import Term
 from longshore_store.orders import DrainUpdate, WorkerOrder
+
+_log = logging.getLogger(__name__)
 
 KEPT = 600.0
 """Seconds that a drained worker is kept at most; its node may be gone long before."""
@@ -82,6 +85,13 @@ class Draining:
     def _begin(self, worker: Worker, order: WorkerOrder, now: float) -> None:
         until_us = order.drain_until_us
         left = 0.0 if until_us is None else (until_us - self._term.store.now_us()) / 1e6
+        _log.info(
+            "worker %s is drained: its %d attempts have %.0f s",
+            worker.id,
+            len(worker.held),
+            max(left, 0.0),
+            extra={"worker_id": worker.id, "pool": worker.pool.name},
+        )
         self._drains[worker.id] = drain = _Drain(worker, now, order.finished, order.released)
         self._term.spawn(self._drain(drain, max(left, 0.0)), f"drain {worker.id}")
 
@@ -92,6 +102,13 @@ class Draining:
             await self._crew.lose(worker, "it did not stop in order")
             return
         drain.idle_at = self._term.clock()
+        _log.info(
+            "nothing is left on worker %s: %d attempts ended, %d were taken back",
+            worker.id,
+            drain.finished + worker.finished,
+            drain.released + worker.released,
+            extra={"worker_id": worker.id, "pool": worker.pool.name},
+        )
         self._term.chores.set()
 
     async def _orders(self) -> dict[str, WorkerOrder]:

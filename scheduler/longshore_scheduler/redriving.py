@@ -6,10 +6,13 @@ a new leader begins without credit, so that a pause is never made up for by a fl
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from longshore_scheduler.term import Term
 from longshore_store.redrive_records import Advanced, RedriveRecord, RedriveState
+
+_log = logging.getLogger(__name__)
 
 LOOK_EVERY_US = 1_000_000
 """Time between two looks for new redrives while none runs."""
@@ -60,6 +63,10 @@ class Redriving:
             return 0
         self._looked_us = now_us
         running = await self._term.insist(self._term.store.running_redrives)
+        for redrive in running:
+            if redrive.id not in self._credits:
+                what = "redrive %s of %d dead letters is under way"
+                _log.info(what, redrive.id, redrive.total, extra={"redrive_id": redrive.id})
         self._credits = {r.id: self._credits.get(r.id) or _first(r, now_us) for r in running}
         redriven = 0
         for redrive in running:
@@ -80,12 +87,27 @@ class Redriving:
             count = max(1, count)
         while count:
             step = await self._step(redrive.id, count)
+            if step is not None and step.state is not RedriveState.RUNNING:
+                self._tell_end(redrive, step, total)
             if step is None or step.state is not RedriveState.RUNNING:
                 return total + (step.redriven if step else 0)
             total += step.redriven
             credit.give_back(count - step.redriven)
             count = credit.take()
         return total
+
+    def _tell_end(self, redrive: RedriveRecord, step: Advanced, before: int) -> None:
+        queued = redrive.redriven + before + step.redriven
+        _log.log(
+            logging.WARNING if redrive.failed else logging.INFO,
+            "redrive %s has ended as %s: %d of %d dead letters were queued again; %d have failed",
+            redrive.id,
+            step.state.name,
+            queued,
+            redrive.total,
+            redrive.failed,
+            extra={"redrive_id": redrive.id},
+        )
 
     async def _step(self, redrive_id: str, limit: int) -> Advanced | None:
         term = self._term

@@ -103,6 +103,7 @@ class Sweep:
             started=self._pools.maintain(),
         )
         await self._publish(now)
+        self._term.journal.sum_up()
         return swept
 
     async def _until_next(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from longshore_cpu_workers.build import UNKNOWN, Build
 from longshore_scheduler.cluster import ClusterLost, ClusterPort, PoolSpec
+from longshore_scheduler.journal import Journal
 from longshore_scheduler.plan import eligible_pools
 from longshore_scheduler.policy import Limits
 from longshore_scheduler.roster import Roster
@@ -64,6 +65,7 @@ class Term:
         self.chance = chance
         self.roster = Roster()
         self.run_times = RunTimes()
+        self.journal = Journal(clock)
         self.writing: set[str] = set()
         self.wake = asyncio.Event()
         self.chores = asyncio.Event()

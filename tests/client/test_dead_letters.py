@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2 as rpc
 from typer.testing import CliRunner, Result
 
 from longshore import AsyncClient, Client, errors
+from longshore.cli import columns
 from longshore.cli.app import app
 from longshore.v1 import job_pb2, queue_service_pb2
 from tests.client.fake import FakeService, Refusal, unavailable
@@ -154,6 +155,19 @@ def test_purge_counts_first_and_does_with_yes(service: FakeService, run: Run) ->
     assert run("purge", "--reason", "old", "--yes").stdout == "4 deleted\n"
     [answer] = map(json.loads, run("purge", "--json").stdout.splitlines())
     assert answer == {"count": 2, "dry_run": True}
+
+
+@pytest.mark.parametrize(
+    ("failed", "expected"), [(0, "COMPLETED"), (1, "SOME FAILED"), (3, "ALL FAILED")]
+)
+def test_a_redrive_whose_letters_fail_again_does_not_read_as_success(
+    failed: int, expected: str
+) -> None:
+    redrive = queue_service_pb2.Redrive(
+        state=queue_service_pb2.REDRIVE_STATE_COMPLETED, total=3, redriven=3, failed=failed
+    )
+    (column,) = [column for column in columns.REDRIVE if column.title == "STATE"]
+    assert column.cell(redrive) == expected
 
 
 def test_redrives_and_stop(service: FakeService, run: Run) -> None:

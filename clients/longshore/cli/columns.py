@@ -127,6 +127,8 @@ def _redrive_state(redrive: queue_service_pb2.Redrive) -> str:
         name = queue_service_pb2.RedriveState.Name(redrive.state)
     except ValueError:
         return str(redrive.state)
+    if redrive.state == queue_service_pb2.REDRIVE_STATE_COMPLETED and redrive.failed:
+        return "ALL FAILED" if redrive.failed >= redrive.redriven else "SOME FAILED"
     return name.removeprefix("REDRIVE_STATE_")
 
 
