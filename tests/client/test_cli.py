@@ -316,7 +316,7 @@ def test_cancel_and_retry(service: FakeService, run: Run) -> None:
         (["queues"], ["fast", "slow"]),
         (["queues", "pause", "fast", "--reason", "deploy"], ["fast", "deploy"]),
         (["queues", "resume", "fast"], ["fast"]),
-        (["pools"], ["cpu", "1.5 cpu, 2 GiB", "simulated", "scheduler host:1 leads in term 7"]),
+        (["pools"], ["cpu", "1.5 cpu, 2 GiB", "simulated"]),
         (["workers", "--pool", "gpu"], ["w1", "gpu", "READY"]),
         (["tasks"], ["resize", "Makes images smaller."]),
         (["tasks", "resize"], ["resize", '"type": "object"']),

@@ -167,3 +167,10 @@ def test_a_worker_is_one_line_and_its_host_is_there() -> None:
     assert cell_len(row) <= 80
     assert "gpu-host-7/ffffffff " in row
     assert "DRAINED" in row, "nothing runs on it any more"
+
+
+def test_people_are_told_who_leads_and_programs_get_the_table_alone(run: Run) -> None:
+    assert "scheduler host:1 leads in term 7" in run("pools", **TERMINAL).stderr
+    piped = run("pools")
+    assert piped.stderr == ""
+    assert len(piped.stdout.splitlines()) == 2
