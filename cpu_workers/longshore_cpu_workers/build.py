@@ -199,9 +199,16 @@ def _required(found: Distribution) -> set[str]:
 
 @cache
 def _installed() -> dict[str, Distribution]:
-    """Every distribution by its canonical name; the first on the path is the one in use."""
+    """Every distribution by its canonical name; the first on the path is the one in use.
+
+    Left out are folders within an installed package: Ray puts some of its own on the path.
+    """
     found: dict[str, Distribution] = {}
-    for each in distributions():
+    folders = _installed_folders()
+    path = [
+        entry for entry in sys.path if entry and (Path(entry) in folders or not is_installed(entry))
+    ]
+    for each in distributions(path=path):
         for name in _NAME.findall(_head(each))[:1]:
             found.setdefault(_canonical(name), each)
     return found

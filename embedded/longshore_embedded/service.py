@@ -20,7 +20,8 @@ from longshore_cpu_workers.build import Build
 from longshore_embedded.machine import with_pools
 from longshore_embedded.main import MARK
 from longshore_embedded.processes import die_with_parent, end_strays
-from longshore_scheduler.catalogue import CatalogueError, read_catalogue
+from longshore_embedded.reloading import Reloading
+from longshore_scheduler.catalogue import CatalogueError, TaskCatalogue, read_catalogue
 from longshore_scheduler.declaring import declare_queues
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.scheduler import Scheduler
@@ -46,6 +47,7 @@ class ServiceOptions:
     store: str | None
     log_level: str | None
     log_format: str | None
+    reload: bool
     parent_pid: int
 
     @classmethod
@@ -90,6 +92,8 @@ class Service:
             await server.start()
             stack.push_async_callback(server.stop)
             self._announce(server.port)
+            if self._options.reload:
+                stack.push_async_callback(_end, self._watch_sources(store, scheduler, catalogue))
             await scheduler.run_until(told)
 
     async def _open_store(self, stack: AsyncExitStack) -> SqlStore:
@@ -108,7 +112,8 @@ class Service:
             self._settings.tasks,
             abandon_after=self._settings.scheduler.abandon,
         )
-        cluster = RayCluster(place)
+        # While people work on the tasks, a long job must not keep new code from coming up.
+        cluster = RayCluster(place, spare=self._options.reload)
         return Scheduler(
             store,
             cluster,
@@ -119,12 +124,26 @@ class Service:
             build=build,
         )
 
+    def _watch_sources(
+        self, store: SqlStore, scheduler: Scheduler, catalogue: TaskCatalogue
+    ) -> asyncio.Task[None]:
+        async def deploy(new: TaskCatalogue) -> None:
+            await store.publish_tasks(new.tasks)
+            scheduler.deploy(new.build)
+
+        reloading = Reloading(self._settings.tasks, catalogue, deploy, say=_say)
+        return asyncio.create_task(reloading.run(), name="reload")
+
     def _announce(self, port: int) -> None:
         host = self._options.listen.rpartition(":")[0]
         lines = [f"Longshore listens on {host}:{port}, data in {self._options.data}"]
         if self._options.simulate_gpus:
             lines.append(f"SIMULATED GPUs: {self._options.simulate_gpus}; models run on the CPU")
         print("\n".join(lines), flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

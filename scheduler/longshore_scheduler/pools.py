@@ -94,6 +94,7 @@ class Pools:
         for worker in sorted(behind, key=lambda worker: len(worker.held))[: max(spare, 0)]:
             worker.set_aside(f"it has build {worker.info.build}, and {pool.build} is deployed")
             _log.info("worker %s is replaced: %s", worker.id, worker.outdated)
+            self._term.chores.set()  # an idle one goes at once
 
     def _wanted(self, pool: PoolSpec) -> int:
         # Autoscaling goes here: between minimum and maximum by backlog and drain rate.

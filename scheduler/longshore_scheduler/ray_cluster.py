@@ -84,6 +84,8 @@ class RayCluster:
             survive it.
         namespace: keeps the workers of several deployments on one cluster apart.
         make_bind: for pools with GPUs.
+        spare: a local cluster has room for one more worker of each pool without GPUs, so that one
+            with a new build comes up while the old one ends what it has.
     """
 
     def __init__(
@@ -93,9 +95,11 @@ class RayCluster:
         address: str | None = None,
         namespace: str = "longshore",
         make_bind: MakeBind | None = None,
+        spare: bool = False,
     ) -> None:
         self._place = place
         self._address = address
+        self._spare = spare
         self._namespace = namespace
         self._make_bind = make_bind or gpu_bind
         self._ray: Any = None
@@ -188,7 +192,11 @@ class RayCluster:
         folder = os.environ.get("RAY_TMPDIR") or self._temporary
         if folder is None:
             folder = self._temporary = tempfile.mkdtemp(prefix="ls-ray-", dir="/tmp")
-        sizes = [(pool.settings, pool.settings.maximum_workers) for pool in pools]
+        spare = [self._spare and not pool.settings.gpu for pool in pools]
+        sizes = [
+            (pool.settings, pool.settings.maximum_workers + more)
+            for pool, more in zip(pools, spare, strict=True)
+        ]
         return {
             "address": "local",
             "num_cpus": sum(int(size.cpu + 1) * count for size, count in sizes) or 1,

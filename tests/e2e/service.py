@@ -60,6 +60,7 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.target = ""
         self.modules = HERE  # where the tasks of the settings lie
+        self.options = ["--simulate-gpus", "1"]
 
     def start(self, listen: str = "127.0.0.1:0") -> str:
         """Starts it and waits until it listens. Returns where."""
@@ -68,7 +69,7 @@ class Service:
             self.process = subprocess.Popen(
                 [
                     *(str(LONGSHORE), "up", "--data", str(self.data), "--listen", listen),
-                    *("--config", str(self.config), "--simulate-gpus", "1"),
+                    *("--config", str(self.config), *self.options),
                 ],
                 stdout=log,
                 stderr=log,

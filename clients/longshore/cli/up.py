@@ -29,6 +29,7 @@ class UpOptions:
         insecure: True permits plain text on an address that others can reach.
         store: the URL of the store; None is SQLite in the data folder.
         log_level, log_format: of the log; None leaves them to the settings.
+        reload: workers are replaced when the sources of the tasks change.
     """
 
     data: Path
@@ -39,6 +40,7 @@ class UpOptions:
     store: str | None
     log_level: str | None = None
     log_format: str | None = None
+    reload: bool = False
 
 
 def up(
@@ -67,6 +69,9 @@ def up(
     ),
     log_level: LogLevel = None,
     log_format: LogFormat = None,
+    reload: bool = typer.Option(
+        False, "--reload", help="Replace workers when the sources of the tasks change."
+    ),
 ) -> None:
     """Run Longshore on this machine until it is interrupted."""
     options = UpOptions(
@@ -78,6 +83,7 @@ def up(
         store=store,
         log_level=log_level,
         log_format=log_format,
+        reload=reload,
     )
     raise typer.Exit(_run(options))
 
