@@ -45,7 +45,7 @@ class DevClusterOptions:
         data: the folder of the database, the artifacts and the logs.
         node_cpus: cores that each Ray node says it has, whatever the machine has.
         config: settings; None writes a small file with one CPU pool.
-        env: more variables for servers and schedulers.
+        env: more variables for servers and schedulers, and for the nodes, where task code runs.
     """
 
     data: Path
@@ -227,7 +227,7 @@ class DevCluster:
                 "--include-dashboard", "false", "--temp-dir", self._folder.scratch)  # fmt: skip
         join = ("--address", self.ray_address, "--node-ip-address", "127.0.0.1")
         self.nodes = [
-            self._member(f"ray-{n}", *ray, *(join if n else head))
+            self._member(f"ray-{n}", *ray, *(join if n else head), env=self._options.env)
             for n in range(self._options.nodes)
         ]
 

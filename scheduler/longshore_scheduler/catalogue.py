@@ -59,7 +59,7 @@ def _why(status: int | None, err: bytes, modules: Sequence[str]) -> str:
     remedy = "(correct `tasks` in the settings, or let Python find it: PYTHONPATH)"
     last = (err.decode(errors="replace").strip().splitlines() or [""])[-1]
     if last.startswith("the tasks cannot be loaded"):
-        return f"{last} {remedy}"
+        return f"{last} {remedy}" if "ModuleNotFoundError" in last else last
     named = ", ".join(modules) or "an installed package"
     ended = f"loading the tasks ended with status {status}: a module ends the process ({named})"
     return f"{ended}: {last[:500]} {remedy}" if last else f"{ended} {remedy}"

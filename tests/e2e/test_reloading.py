@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from longshore import AsyncClient, JobHandle
-from longshore.v1 import job_pb2, pool_service_pb2
+from longshore.v1 import pool_service_pb2
 from tests.e2e.service import Service, until
 from tests.e2e.waiting import DEADLINE, until_started
 
@@ -118,30 +118,3 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not await condition():
             await asyncio.sleep(0.05)
-
-
-async def test_what_the_settings_lost_waits_and_runs_when_it_is_back(
-    own: Service, module: Path
-) -> None:
-    async with AsyncClient(own.start()) as client:
-        await client.pause_queue("default")
-        job = await client.submit("version", {})
-    own.stop()
-    own.config.write_text(SETTINGS.replace('tasks = ["changing"]', ""))
-    async with AsyncClient(own.start()) as client:
-        await client.resume_queue("default")
-        echo = await client.submit("echo", "1")
-        await echo.result(timeout=DEADLINE)  # a worker is up, and jobs run
-        await _until(lambda: _waits_for_its_task(job.id, client))
-        assert (await client.status(job.id)).job.state == job_pb2.JOB_STATE_QUEUED
-    own.stop()
-    own.config.write_text(SETTINGS)
-    async with AsyncClient(own.start()) as client:
-        again = await client.get(job.id)
-        assert await again.result(timeout=DEADLINE) == "v1"
-
-
-async def _waits_for_its_task(job_id: str, client: AsyncClient) -> bool:
-    reasons = (await client.status(job_id)).placement.waiting_reasons
-    code = job_pb2.WaitingReason.CODE_NO_WORKER_HAS_TASK
-    return [reason.code for reason in reasons] == [code]

@@ -16,7 +16,7 @@ from longshore_embedded.dev_cluster import DevCluster, DevClusterOptions
 from tests.faults.cluster.deployment import Deployment
 
 CONFIG = """
-tasks = ["tests.soak.tasks", "tests.e2e.e2e_tasks"]
+tasks = ["tests.soak.tasks", "tests.e2e.e2e_tasks", "changing"]
 [scheduler]
 lease = 10
 abandon = 45
@@ -27,6 +27,15 @@ cpu = 2
 minimum_workers = 2
 maximum_workers = 4
 maximum_runners = 8
+"""
+
+# The module of tasks that a test of deploys changes.
+CHANGING = """
+from longshore import Context, Resources, task
+
+@task(resources=Resources(cpu=0.1))
+def version(ctx: Context, params: dict[str, int]) -> str:
+    return "v1"
 """
 
 
@@ -63,9 +72,12 @@ async def whole() -> AsyncIterator[Deployment]:
         folder.chmod(0o755)
         (folder / "ledger").mkdir()
         (folder / "faults.toml").write_text(CONFIG)
-        root = str(Path(__file__).parents[3])
+        code = folder / "code"
+        code.mkdir()
+        (code / "changing.py").write_text(CHANGING)
+        path = f"{Path(__file__).parents[3]}:{code}"
         options = DevClusterOptions(
-            folder / "cluster", config=folder / "faults.toml", env={"PYTHONPATH": root}
+            folder / "cluster", config=folder / "faults.toml", env={"PYTHONPATH": path}
         )
         async with DevCluster(options) as cluster, AsyncClient(cluster.target) as client:
             deployment = Deployment(cluster, client, folder)
