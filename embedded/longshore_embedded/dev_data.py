@@ -8,14 +8,14 @@ import os
 import pwd
 import shutil
 import stat
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from longshore_embedded.member import tethered
+from longshore_scheduler.ray_folder import make_ray_folder
 
-_SCRATCH = "/tmp/ls-"  # noqa: S108  # Ray's sockets lie in it, whose paths may have 107 characters
+_SCRATCH = "ls-"
 
 
 class Unusable(Exception):
@@ -60,9 +60,9 @@ class DataFolder:
         lock = self._lock
         assert lock is not None
         left = os.pread(lock, 4096, 0).decode(errors="replace")
-        if left.startswith(_SCRATCH):
+        if Path(left).name.startswith(_SCRATCH):
             shutil.rmtree(left, ignore_errors=True)
-        self.scratch = tempfile.mkdtemp(prefix=_SCRATCH)
+        self.scratch = make_ray_folder(_SCRATCH)
         os.ftruncate(lock, 0)
         os.pwrite(lock, os.fsencode(self.scratch), 0)
 

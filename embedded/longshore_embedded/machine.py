@@ -6,6 +6,7 @@ import os
 
 import psutil
 
+from longshore_embedded.cgroups import CgroupLimits, read_limits
 from longshore_gpu_workers.devices import SIMULATED_BYTES, real_devices
 from longshore_store.settings import PoolSettings, Settings
 
@@ -27,16 +28,29 @@ def with_pools(settings: Settings, simulate_gpus: int) -> Settings:
 
 
 def _cpu_pool() -> PoolSettings:
-    cores = len(os.sched_getaffinity(0))
-    memory = int(psutil.virtual_memory().total * _HOST_SHARE)
+    cores = usable_cores()
+    memory = int(usable_memory() * _HOST_SHARE)
     return PoolSettings(cpu=cores, memory=memory, maximum_runners=4 * cores)
+
+
+def usable_cores(limits: CgroupLimits | None = None) -> int:
+    """Cores that this process may use: by its affinity, and by the quota of its container."""
+    quota = (limits or read_limits()).cores
+    cores = len(os.sched_getaffinity(0))
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def usable_memory(limits: CgroupLimits | None = None) -> int:
+    """Bytes that this process may use: those of the machine, or of its container."""
+    total: int = psutil.virtual_memory().total
+    return min(total, (limits or read_limits()).memory or total)
 
 
 def _gpu_pool(devices: list[tuple[str, int]]) -> PoolSettings:
     """One worker for each device, each with a core of its own."""
     return PoolSettings(
         cpu=2,
-        memory=int(psutil.virtual_memory().total * _HOST_SHARE / len(devices)),
+        memory=int(usable_memory() * _HOST_SHARE / len(devices)),
         gpu=1,
         gpu_memory=min(memory for _, memory in devices),
         accelerators=tuple(sorted({name for name, _ in devices})),

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from types import FrameType
 from longshore.cli.addresses import UnusableAddress, check_address
 from longshore.cli.up import UpOptions
 from longshore_embedded.processes import adopt_orphans, end_descendants
+from longshore_scheduler.ray_folder import make_ray_folder
 
 EXIT_USAGE = 2
 """As `longshore_store.process` has it, which this process does not import: it is too heavy."""
@@ -154,7 +154,7 @@ def _packed(options: UpOptions) -> str:
 @contextmanager
 def _ray_folder() -> Iterator[Path]:
     # Ray's sockets lie in it and a socket's path has 107 characters; data folders may be long.
-    folder = Path(tempfile.mkdtemp(prefix="longshore-", dir="/tmp"))
+    folder = Path(make_ray_folder("longshore-"))
     try:
         yield folder
     finally:

@@ -14,7 +14,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Annotated
 
 import typer
@@ -34,6 +34,9 @@ from longshore_store.sql import SqlStore
 
 NAME = "longshore-scheduler"
 _STOP_GRACE = 5.0
+_SCRATCH = Path(gettempdir(), "longshore-scratch")
+"""A folder of a node, made when it is used."""
+
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]")
 
 
@@ -164,7 +167,7 @@ def command(
         typer.Option(
             envvar="LONGSHORE_SCRATCH", metavar="FOLDER", help="Working files, on each node's disk."
         ),
-    ] = Path("/tmp/longshore-scratch"),  # noqa: S108  # a folder of a node, made when it is used
+    ] = _SCRATCH,
     config: Annotated[
         Path | None,
         typer.Option(

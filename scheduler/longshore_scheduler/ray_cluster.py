@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from longshore_cpu_workers.settings import WorkerSettings
 from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
 from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
+from longshore_scheduler.ray_folder import make_ray_folder
 from longshore_scheduler.ray_head import LocalHead
 
 _log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class RayCluster:
         # set RAY_TMPDIR also removes it, which a killed process cannot.
         folder = os.environ.get("RAY_TMPDIR") or self._temporary
         if folder is None:
-            folder = self._temporary = tempfile.mkdtemp(prefix="ls-ray-", dir="/tmp")
+            folder = self._temporary = make_ray_folder("ls-ray-")
         spare = [self._spare and not pool.settings.gpu for pool in pools]
         sizes = [
             (pool.settings, pool.settings.maximum_workers + more)
