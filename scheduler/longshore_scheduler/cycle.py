@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from longshore_scheduler.delivery import Delivery
-from longshore_scheduler.plan import LaneKey, Plan, Snapshot, plan
+from longshore_scheduler.plan import LaneKey, Plan, Snapshot, WorkerView, plan
 from longshore_scheduler.term import Term, wait_for_event
 from longshore_scheduler.turns import MAXIMUM_HEADS, Turns
 from longshore_store.model import Fenced, Head, Lease, Leased, StoreUnavailable
@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _FEWEST_HEADS = 64
 _DIG_EVERY = 1.0
 _SHORTEST_PERIOD = 0.005
+_MOST_LOST = 1000
 
 
 class CycleCounts(NamedTuple):
@@ -40,6 +41,7 @@ class Cycle:
         self._ended = -math.inf
         self._hidden = False
         self._dug_at = -math.inf
+        self._lost: set[str] = set()
 
     async def run(self) -> None:
         """Until the term is over: at once when woken, else at the sweep interval."""
@@ -87,6 +89,7 @@ class Cycle:
         planned = plan(snapshot)
         self._term.backlog = unread or bool(planned.waiting)
         self._hidden = unread and bool(planned.waiting)
+        self._note_lost(planned.waiting, snapshot.workers)
         leased = await self._lease(planned)
         assigned = await self._delivery.hand_over(leased)
         heads, placed = sum(map(len, snapshot.heads.values())), len(planned.placements)
@@ -98,7 +101,7 @@ class Cycle:
         lanes = await term.store.waiting_lanes()
         self._turns.join(lanes)
         rations = self._turns.ration(lanes, wanted)
-        heads = await term.store.queue_heads(rations) if rations else []
+        heads = await term.store.queue_heads(rations, self._still_lost()) if rations else []
         snapshot = Snapshot(
             workers=[worker.view() for worker in term.roster.ready()],
             heads=self._by_lane(heads),
@@ -110,6 +113,21 @@ class Cycle:
             maximum_interruptions=term.limits.interruptions,
         )
         return snapshot, sum(lane.waiting for lane in lanes) > len(heads) > 0
+
+    def _still_lost(self) -> list[str]:
+        if self._lost:
+            workers = [worker.view() for worker in self._term.roster.ready()]
+            self._lost = {task for task in self._lost if _is_lost(task, workers)}
+        return sorted(self._lost)
+
+    def _note_lost(self, waiting: Iterable[Head], workers: Sequence[WorkerView]) -> None:
+        """Jobs whose task no worker has may be many, after a deploy that dropped it: from the next
+        cycle on they are not read, so that they do not hide those behind them."""
+        new = {head.task for head in waiting} - self._lost
+        new = {task for task in new if _is_lost(task, workers)}
+        if new and len(self._lost) < _MOST_LOST:
+            self._lost |= new
+            self._term.wake.set()
 
     def _appetite(self) -> int:
         """How many heads the workers could take at most; 0 where no worker has any room."""
@@ -162,3 +180,7 @@ class Cycle:
                 granted = {job.id for job in leased}
                 term.roster.drop(held for held in reserved if held.job_id not in granted)
         return leased
+
+
+def _is_lost(task: str, workers: Sequence[WorkerView]) -> bool:
+    return not any(worker.has(task) for worker in workers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Integer, Select, Text, and_, bindparam, func, select, union_all
 
-from longshore_store.dialects import Connection, Dialect, Row
+from longshore_store.dialects import Connection, Dialect, Row, Rowset
 from longshore_store.edges import number, state_in
 from longshore_store.model import ActiveAttempt, Head, Lane
 from longshore_store.orders import CancelOrder
@@ -37,13 +37,22 @@ class DispatchReads:
         rows = await self._rows(connection, _lanes)
         return [Lane(queue, tenant, int(n)) for queue, tenant, n in rows]
 
-    async def heads(self, connection: Connection, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
-        """The first jobs of each lane: so many that need no GPU, and some that do."""
+    async def heads(
+        self,
+        connection: Connection,
+        lanes: Sequence[tuple[Lane, int]],
+        without: Sequence[str] = (),
+    ) -> list[Head]:
+        """The first jobs of each lane: so many that need no GPU, and some that do; those of the
+        tasks `without` are passed over."""
         found: list[Row] = []
+        passed = self._dialect.rowset("x", {"task": "text"}) if without else None
         for start in range(0, len(lanes), _LANES_A_QUERY):
             part = lanes[start : start + _LANES_A_QUERY]
-            query = self._dialect.fixed(("heads", len(part)), partial(_heads, len(part)))
-            params = {
+            query = self._dialect.fixed(
+                ("heads", len(part), bool(without)), partial(_heads, len(part), passed)
+            )
+            params: dict[str, Any] = {
                 f"{name}{i}": value
                 for i, (lane, limit) in enumerate(part)
                 for name, value in (
@@ -53,6 +62,8 @@ class DispatchReads:
                     ("g", min(limit, _GPU_HEADS)),
                 )
             }
+            if passed is not None:
+                params |= passed.params([(task,) for task in without])
             found.extend(await self._dialect.rows(connection, query, params))
         place = {(lane.queue, lane.tenant): i for i, (lane, _) in enumerate(lanes)}
         heads = [Head(*row) for row in found]
@@ -88,12 +99,12 @@ def _lanes() -> Select[Any]:
     )
 
 
-def _heads(lanes: int) -> Select[Any]:
-    parts = [select(_head(i, gpu).subquery()) for i in range(lanes) for gpu in (0, 1)]
+def _heads(lanes: int, passed: Rowset | None) -> Select[Any]:
+    parts = [select(_head(i, gpu, passed).subquery()) for i in range(lanes) for gpu in (0, 1)]
     return select(union_all(*parts).subquery())
 
 
-def _head(i: int, gpu: int) -> Select[Any]:
+def _head(i: int, gpu: int, passed: Rowset | None) -> Select[Any]:
     c = jobs.c
     in_lane = and_(
         c.state == number(JobState.QUEUED),
@@ -101,6 +112,8 @@ def _head(i: int, gpu: int) -> Select[Any]:
         c.tenant == bindparam(f"t{i}", type_=Text),
         c.gpu == number(gpu),
     )
+    if passed is not None:
+        in_lane = and_(in_lane, c.task.not_in(select(passed.c.task)))
     return (
         select(c.id, c.fence, c.queue, c.tenant, c.task, c.priority, c.needs_json, c.ready_us,
                c.interruptions)

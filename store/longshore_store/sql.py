@@ -375,9 +375,11 @@ class SqlStore(Declarations, Upkeep):
         """See Store."""
         return await self._read(self._dispatch.lanes)
 
-    async def queue_heads(self, lanes: Sequence[tuple[m.Lane, int]]) -> list[m.Head]:
+    async def queue_heads(
+        self, lanes: Sequence[tuple[m.Lane, int]], without: Sequence[str] = ()
+    ) -> list[m.Head]:
         """See Store."""
-        return await self._read(lambda c: self._dispatch.heads(c, lanes))
+        return await self._read(lambda c: self._dispatch.heads(c, lanes, without))
 
     async def active_attempts(self) -> list[m.ActiveAttempt]:
         """See Store."""

@@ -239,10 +239,12 @@ class Store(Protocol):
     async def waiting_lanes(self) -> list[Lane]:
         """Every unpaused (queue, tenant) with waiting jobs."""
 
-    async def queue_heads(self, lanes: Sequence[tuple[Lane, int]]) -> list[Head]:
+    async def queue_heads(
+        self, lanes: Sequence[tuple[Lane, int]], without: Sequence[str] = ()
+    ) -> list[Head]:
         """At most so many QUEUED jobs of each lane that need no GPU, and as many, up to 256,
         that do: a run of jobs which wait for devices must not hide those behind it. Priority
-        first, then age."""
+        first, then age. Jobs of the tasks `without` are passed over."""
 
     async def active_attempts(self) -> list[ActiveAttempt]:
         """Every job that a worker holds."""

@@ -8,6 +8,7 @@ from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.build import Build
 from longshore_cpu_workers.wire import UNKNOWN_TASK, Assignment, Failure
 from longshore_scheduler.scheduler import Scheduler
+from longshore_scheduler.turns import MAXIMUM_HEADS
 from longshore_store.states import JobState
 from tests.scheduler.fake_cluster import FakeWorker, echo, hang
 from tests.scheduler.harness import Harness, make_job, make_settings, until
@@ -118,6 +119,16 @@ async def test_what_the_settings_lost_waits_until_it_is_back(harness: Harness) -
     await scheduler.stop(0.0)
     await launch(harness, NEW)
     await harness.reach(JobState.SUCCEEDED, job_id)
+
+
+async def test_many_jobs_of_a_lost_task_do_not_hide_those_behind_them(harness: Harness) -> None:
+    lost = [make_job("brandnew") for _ in range(MAXIMUM_HEADS + 100)]
+    await harness.submit(*lost)
+    await launch(harness, OLD)
+    (behind,) = await harness.submit(make_job())
+    await harness.reach(JobState.SUCCEEDED, behind)
+    deploy(harness, NEW)
+    await harness.reach(JobState.SUCCEEDED, lost[0].id, lost[-1].id)
 
 
 async def test_a_leader_of_another_build_replaces_what_it_adopts(harness: Harness) -> None:

@@ -175,6 +175,15 @@ async def test_a_big_batch_of_leases(yard: Yard) -> None:
     assert await yard.store.release_attempts(yard.term, [recall(a) for a in attempts]) == []
 
 
+async def test_jobs_of_tasks_that_nobody_has_are_passed_over(yard: Yard) -> None:
+    await yard.store.submit_jobs([new_job(task=task) for task in ("lost", "gone") * 20])
+    wanted = await yard.submit(task="there")
+    heads = await yard.store.queue_heads([(lane(), 4)], ["gone", "lost"])
+    assert [head.id for head in heads] == [wanted]
+    assert len(await yard.store.queue_heads([(lane(), 4)], ["gone"])) == 4
+    assert len(await yard.store.queue_heads([(lane(), 4)])) == 4
+
+
 async def test_jobs_that_wait_for_a_gpu_do_not_hide_those_behind_them(yard: Yard) -> None:
     gpu = [new_job(needs_json='{"cpu_millis":100,"gpu_millis":1000}') for _ in range(300)]
     await yard.store.submit_jobs(gpu)

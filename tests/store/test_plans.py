@@ -213,6 +213,7 @@ async def call(yard: Yard, name: str) -> None:
         await getattr(store, name)(LETTERS, *more)
     elif name == "queue_heads":
         await store.queue_heads([(Lane("fast", "acme", 1), 5)])
+        await store.queue_heads([(Lane("fast", "acme", 1), 5)], ["lost"])
     elif name in ("promote_jobs", "expire_jobs"):
         await getattr(store, name)(yard.term, 10)
     elif name == "key":
@@ -246,6 +247,7 @@ async def test_postgres_never_reads_all_the_jobs(postgres: Postgres, clock: Fake
         with recorded(store) as seen:
             await exercise(yard)
             await store.queue_heads([(Lane("fast", f"t{i}", 1), 64) for i in range(7)])
+            await store.queue_heads([(Lane("fast", "t1", 1), 64)], ["lost"])
         plans = await postgres.explain(seen, "plans")
         read = re.compile(r"Seq Scan on (jobs|events|job_specs)\b")
         assert [plan for plan in plans if read.search(plan)] == []
