@@ -32,10 +32,10 @@ async def _run(name: str, jobs: int, rounds: int) -> str:
         case "postgres":
             return _rates("Postgres", await throughput.on_postgres(jobs, rounds))
         case "unary":
-            empty, submit = await unary.measure(5_000)
+            empty, submit, own = await unary.measure(5_000)
             return (
                 f"unary Submit: {submit:,.0f}/s; empty handler: {empty:,.0f}/s;"
-                f" ratio {submit / empty:.2f}"
+                f" ratio {submit / empty:.2f}; with an input of its own each: {own:,.0f}/s"
             )
         case "latency":
             p50, p99 = await latency.measure(200)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import grpc
@@ -18,10 +21,11 @@ IN_FLIGHT = 64
 
 
 class Unary(NamedTuple):
-    """Calls per second with 64 in flight."""
+    """Calls per second with 64 in flight; `own`: each job has an input of its own."""
 
     empty: float
     submit: float
+    own: float
 
 
 async def measure(calls: int) -> Unary:
@@ -36,7 +40,18 @@ async def measure(calls: int) -> Unary:
             request = job_service_pb2.SubmitRequest(idempotency_key=f"bench-{n:08d}", spec=spec)
             return await stub.Submit(request, timeout=30)
 
-        return Unary(empty, await _rate(submit, calls))
+        async def submit_own(folder: Path, n: int) -> object:
+            own = job_pb2.JobSpec(task="echo", payload="{}")
+            own.inputs["video"].uri = (folder / str(n)).as_uri()
+            request = job_service_pb2.SubmitRequest(idempotency_key=f"own-{n:08d}", spec=own)
+            return await stub.Submit(request, timeout=30)
+
+        same = await _rate(submit, calls)
+        with TemporaryDirectory(prefix="bench-") as folder:
+            for n in range(calls + 1):  # the worker looks for the inputs of a job
+                (Path(folder) / str(n)).touch()
+            own = await _rate(partial(submit_own, Path(folder)), calls)
+        return Unary(empty, same, own)
 
 
 async def _empty(calls: int) -> float:
