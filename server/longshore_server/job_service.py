@@ -15,14 +15,15 @@ from longshore_server.filters import FilterError, parse_filter
 from longshore_server.hub import WatchHub
 from longshore_server.identity import Context, actor_of, tenant_of
 from longshore_server.jobs import JobReader
+from longshore_server.keys import key_taken, read_key
 from longshore_server.mailbox import RevisionWaiter
 from longshore_server.paging import make_token, page_size, read_token
-from longshore_server.refusals import Code, Faults, Refusal, refuse_field
+from longshore_server.refusals import JOB, Code, Faults, Refusal, refuse_field
 from longshore_server.spec_checks import check_duration, check_text, check_view
 from longshore_server.submitting import LARGEST_BATCH, Submitter
 from longshore_server.times import SECOND, micros
 from longshore_server.watch import Watch, check_watch
-from longshore_store.model import JobQuery, JobRecord
+from longshore_store.model import IdempotencyConflict, JobQuery, JobRecord
 from longshore_store.settings import ServerSettings
 from longshore_store.states import TERMINAL
 from longshore_store.store import Store
@@ -192,13 +193,18 @@ class JobService(JobServiceServicer):
     async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:
         """Queues a terminal job again, as a new run."""
         tenant = tenant_of(context)
+        key = read_key(request.idempotency_key, tenant, "Retry", request.job_id)
         before = await self._check_reasoned(request, tenant)
         if before.state in TERMINAL:
             await self._jobs.require_runnable({(before.task, before.queue): 1})
         run = request.expected_run if request.HasField("expected_run") else None
-        stale = await self._store.retry_jobs(
-            [before.id], request.reason, actor_of(context), run=run
-        )
+        actor = actor_of(context)
+        try:
+            stale = await self._store.retry_jobs(
+                [before.id], request.reason, actor, run=run, key=key
+            )
+        except IdempotencyConflict as taken:
+            raise key_taken(taken, JOB) from None
         record = await self._jobs.read(before.id, tenant)
         if stale:
             raise _not_retried(record, run)

@@ -16,6 +16,7 @@ from longshore_server.convert import queue_message, redrive_message
 from longshore_server.identity import Context, actor_of, tenant_of
 from longshore_server.ids import IdSource, is_id
 from longshore_server.jobs import JobReader
+from longshore_server.keys import key_taken, read_key
 from longshore_server.paging import check_name, make_token, named_page, page_size, read_token
 from longshore_server.refusals import QUEUE, REDRIVE, Faults, not_found
 from longshore_server.selections import (
@@ -26,7 +27,7 @@ from longshore_server.selections import (
     selection_key,
 )
 from longshore_server.spec_checks import check_text
-from longshore_store.model import JobRecord
+from longshore_store.model import IdempotencyConflict, JobRecord
 from longshore_store.redrive_records import DeadLetters, RedriveRecord
 from longshore_store.store import Store
 
@@ -120,9 +121,12 @@ class QueueService(QueueServiceServicer):
     ) -> queues.RedriveResponse:
         """Counts and shows a sample; stores the redrive unless it is a dry run."""
         faults = Faults()
-        letters = read_selection(request.selection, tenant_of(context), faults)
+        tenant = tenant_of(context)
+        letters = read_selection(request.selection, tenant, faults)
         if not request.dry_run:
             check_reason(request.reason, faults)
+        elif request.idempotency_key:
+            faults.add("idempotency_key", "goes with a redrive, not with a dry run: leave it out")
         rate = read_rate(request.rate, faults, required=not request.dry_run)
         share = read_share(request.maximum_failure_share, faults)
         faults.check()
@@ -139,14 +143,24 @@ class QueueService(QueueServiceServicer):
         sample, _ = await self._jobs.page(newest, None, SAMPLE, full=False, payload=False)
         answer.sample.extend(sample)
         if not request.dry_run:
-            answer.redrive_id = self._new_id()
-            await self._store.create_redrive(
-                RedriveRecord(
-                    answer.redrive_id, letters, rate, share, request.reason, actor_of(context),
-                    created_us, total,
-                )
+            record = RedriveRecord(
+                self._new_id(), letters, rate, share, request.reason, actor_of(context),
+                created_us, total,
             )  # fmt: skip
+            begun = await self._begin(record, request, tenant)
+            answer.redrive_id, answer.count = begun.id, begun.total
         return answer
+
+    async def _begin(
+        self, record: RedriveRecord, request: queues.RedriveRequest, tenant: str
+    ) -> RedriveRecord:
+        asked = (selection_key(request.selection), request.reason)
+        numbers = (request.rate, request.maximum_failure_share)
+        key = read_key(request.idempotency_key, tenant, "Redrive", *asked, *map(repr, numbers))
+        try:
+            return await self._store.create_redrive(record, key)
+        except IdempotencyConflict as taken:
+            raise key_taken(taken, REDRIVE) from None
 
     @answers
     async def ListRedrives(

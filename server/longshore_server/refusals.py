@@ -236,6 +236,15 @@ def already_exists(reason: str, job_id: str, message: str) -> Refusal:
     return Refusal(Code.ALREADY_EXISTS, reason, message, (resource,), {"job_id": job_id})
 
 
+def key_reused(kind: str, made_id: str, message: str) -> Refusal:
+    """An idempotency key belongs to another call, which made this job or redrive."""
+    resource = rpc.ResourceInfo(resource_type=kind, resource_name=made_id)
+    name = f"{_noun(kind).lower()}_id"
+    return Refusal(
+        Code.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", message, (resource,), {name: made_id}
+    )
+
+
 def exhausted(reason: str, subject: str, message: str, delay: float | None = None) -> Refusal:
     """A limit is reached; `delay` in seconds where waiting helps."""
     quota = rpc.QuotaFailure()

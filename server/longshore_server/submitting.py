@@ -10,7 +10,7 @@ from longshore_server.admission import Admission, Item, read_item
 from longshore_server.catalogue import Catalogue, CatalogueReader
 from longshore_server.jobs import JobReader
 from longshore_server.overload import FullQueues, queue_full
-from longshore_server.refusals import Faults, Refusal, already_exists
+from longshore_server.refusals import JOB, Faults, Refusal, already_exists, key_reused
 from longshore_server.responses import Responses
 from longshore_store.model import (
     Accepted,
@@ -132,7 +132,7 @@ def _conflict(refused: SubmitRefused, at: str) -> Refusal:
             f"{lead}idempotency_key {refused.key!r} belongs to job {refused.existing_id}, whose "
             "spec is another: give a new key, or send the same spec"
         )
-        return already_exists("IDEMPOTENCY_KEY_REUSED", refused.existing_id, text)
+        return key_reused(JOB, refused.existing_id, text)
     if isinstance(refused, UniquenessConflict):
         text = (
             f"{lead}uniqueness key {refused.key!r} is held by job {refused.existing_id}: wait "

@@ -12,6 +12,7 @@ from longshore_store.dialects import Dialect, Row, Rowset
 from longshore_store.edges import state_in
 from longshore_store.states import TERMINAL
 from longshore_store.tables import (
+    accepted_keys,
     attempts,
     events,
     job_checkpoints,
@@ -35,6 +36,7 @@ _NAMED_BY: tuple[Column[Any], ...] = (
     events.c.job_id,
     unique_claims.c.job_id,
     redrive_jobs.c.job_id,
+    accepted_keys.c.made_id,
     jobs.c.id,
 )
 

@@ -22,11 +22,13 @@ from sqlalchemy import (
 
 from longshore.sdk.failures import CODES, FailureClass
 from longshore_store import states
+from longshore_store.accepted_keys import AcceptedKeys
 from longshore_store.attempts import ATTEMPT_COLUMNS, ended_attempt
 from longshore_store.committer import Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
 from longshore_store.failure import FailureRecord
+from longshore_store.model import IdempotencyConflict
 from longshore_store.states import JobState
 from longshore_store.tables import (
     attempts,
@@ -168,6 +170,7 @@ class RerunWrites:
         guard: ColumnElement[bool] | None = None,
     ) -> None:
         self._dialect = dialect
+        self._keys = AcceptedKeys(dialect)
         c, r = jobs.c, dialect.rowset("r", {"id": "text", "run": "int"})
         in_run = or_(r.c.run.is_(None), r.c.run == c.run)
         nothing = {name: number(0) for name in ("attempts", "crashes", "ooms", "interruptions")}
@@ -191,9 +194,16 @@ class RerunWrites:
         """Answers each write with its stale ids."""
         for write in writes:
             body = json.dumps({"actor": write.options["actor"], "reason": write.options["reason"]})
-            run = write.options["run"]
+            run, key = write.options["run"], write.options["key"]
+            if key is not None and (known := await self._keys.take(tx, key, write.rows[0])):
+                write.answer = []
+                if known != (write.rows[0], True):
+                    write.error = IdempotencyConflict(0, key.key, known[0])
+                continue
             done, _ = await self.rerun(tx, list(dict.fromkeys(write.rows)), body, run=run)
             write.answer = [job_id for job_id in write.rows if job_id not in done]
+            if key is not None and write.answer:
+                await self._keys.give_back(tx, key)
 
     async def rerun(
         self, tx: Transaction, job_ids: Sequence[str], body: str,

@@ -60,6 +60,14 @@ class NewJob(NamedTuple):
     unique: UniqueClaim | None = None
 
 
+class CallKey(NamedTuple):
+    """An idempotency key of a call that is no Submit, and what must be equal in a repeat."""
+
+    tenant: str
+    key: str
+    fingerprint: str
+
+
 class Accepted(NamedTuple):
     """One answer of submit: the job it is now, and whether this call made it."""
 

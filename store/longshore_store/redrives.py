@@ -15,11 +15,13 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, Text, bindparam, func, select, update
 
 from longshore_store import states
+from longshore_store.accepted_keys import AcceptedKeys
 from longshore_store.committer import Transaction, Write
 from longshore_store.dead_letters import DeadLetterWalk
 from longshore_store.dialects import Connection, Dialect, Row
 from longshore_store.edges import number
 from longshore_store.lifecycle import RerunWrites
+from longshore_store.model import IdempotencyConflict
 from longshore_store.redrive_records import Advanced, DeadLetters, RedriveRecord, RedriveState
 from longshore_store.tables import jobs, redrive_jobs, redrives
 
@@ -62,6 +64,7 @@ class RedriveWrites:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._walk = DeadLetterWalk(dialect)
+        self._keys = AcceptedKeys(dialect)
         earlier = jobs.c.ended_us <= bindparam("p_created", type_=BigInteger)
         self._rerun = RerunWrites(dialect, states.REDRIVE, guard=earlier)
         self._note = self._rerun.edge.insert_marked(
@@ -71,10 +74,20 @@ class RedriveWrites:
         )
 
     async def create_redrive(self, tx: Transaction, writes: list[Write]) -> None:
-        """Stores the redrives; the leader finds them."""
+        """Stores the redrives; the leader finds them. A known key answers with what it made."""
         for write in writes:
-            values = [_values(redrive) for redrive in write.rows]
-            await tx.connection.execute(self._dialect.insert(redrives).values(values))
+            [write.answer], key = write.rows, write.options["key"]
+            known = await self._keys.take(tx, key, write.answer.id) if key is not None else None
+            if known is None:
+                values = _values(write.answer)
+                await tx.connection.execute(self._dialect.insert(redrives).values(values))
+                continue
+            made_id, is_same = known
+            found = await self._read(tx, select(*_COLUMNS), made_id)
+            if is_same and found is not None:
+                write.answer = found
+            else:
+                write.error = IdempotencyConflict(0, key.key, made_id)
 
     async def stop_redrive(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with the redrive, or None where the tenant has none of that id."""

@@ -32,7 +32,14 @@ from longshore_store.model import EventKind
 from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
 from longshore_store.states import TERMINAL, JobState
-from longshore_store.tables import events, job_checkpoints, jobs, redrive_jobs, redrives
+from longshore_store.tables import (
+    accepted_keys,
+    events,
+    job_checkpoints,
+    jobs,
+    redrive_jobs,
+    redrives,
+)
 
 SCANNED = 4
 """How many jobs a step reads for each that it may choose."""
@@ -169,6 +176,9 @@ class RetentionWrites:
             delete(job_checkpoints).where(job_checkpoints.c.job_id.in_(select(ids.c.id)))
         )
         self._find_events = dialect.fix(_up_to_the_last_line(ids))
+        self._drop_keys = dialect.fix(
+            delete(accepted_keys).where(accepted_keys.c.made_id.in_(_spent_redrives()))
+        )
         self._drop_redrives = dialect.fix(
             delete(redrives).where(redrives.c.id.in_(_spent_redrives()))
         )
@@ -204,6 +214,7 @@ class RetentionWrites:
         """Those that ended long ago and of whose jobs none is left; answers with how many."""
         for write in writes:
             params = {"p_before": write.options["before_us"], "p_limit": write.options["limit"]}
+            await tx.connection.execute(self._drop_keys, params)
             gone = await tx.connection.execute(self._drop_redrives, params)
             write.answer = gone.rowcount
 

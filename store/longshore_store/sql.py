@@ -200,11 +200,17 @@ class SqlStore(Declarations, Upkeep):
         return answer
 
     async def retry_jobs(
-        self, job_ids: Sequence[str], reason: str, actor: str = "", *, run: int | None = None
+        self,
+        job_ids: Sequence[str],
+        reason: str,
+        actor: str = "",
+        *,
+        run: int | None = None,
+        key: m.CallKey | None = None,
     ) -> Stale:
         """See Store."""
         answer: Stale = await self._write(
-            "retry_jobs", job_ids, reason=reason, actor=actor, run=run
+            "retry_jobs", job_ids, reason=reason, actor=actor, run=run, key=key
         )
         return answer
 
@@ -220,9 +226,12 @@ class SqlStore(Declarations, Upkeep):
         )
         return answer
 
-    async def create_redrive(self, redrive: RedriveRecord) -> None:
+    async def create_redrive(
+        self, redrive: RedriveRecord, key: m.CallKey | None = None
+    ) -> RedriveRecord:
         """See Store."""
-        await self._write("create_redrive", [redrive])
+        answer: RedriveRecord = await self._write("create_redrive", [redrive], key=key)
+        return answer
 
     async def stop_redrive(self, redrive_id: str, tenant: str, reason: str) -> RedriveRecord | None:
         """See Store."""

@@ -16,6 +16,7 @@ from longshore_store.model import (
     ActiveAttempt,
     Attempted,
     AttemptRecord,
+    CallKey,
     CheckpointUpdate,
     Completion,
     Head,
@@ -84,13 +85,23 @@ class Store(Protocol):
         """
 
     async def retry_jobs(
-        self, job_ids: Sequence[str], reason: str, actor: str = "", *, run: int | None = None
+        self,
+        job_ids: Sequence[str],
+        reason: str,
+        actor: str = "",
+        *,
+        run: int | None = None,
+        key: CallKey | None = None,
     ) -> Stale:
         """Terminal jobs are queued again as a new run. Stale are jobs that are not terminal, or
-        not in the run that is given.
+        not in the run that is given. A key goes with one job: under a key that was accepted
+        before nothing is done, and nothing is stale.
 
         Reason and actor go with the event. A uniqueness claim that still names a job is its
         again; one that another job has taken over is not looked for.
+
+        Raises:
+            IdempotencyConflict: the key belongs to another call.
         """
 
     # -- reading jobs
@@ -127,8 +138,16 @@ class Store(Protocol):
         """Deletes all there is of the next dead letters after an id, "" at first: at most `limit`
         of them, out of a bounded number of failed jobs, in one transaction."""
 
-    async def create_redrive(self, redrive: RedriveRecord) -> None:
-        """Begins a redrive; its id must be new. The leader finds it within a second."""
+    async def create_redrive(
+        self, redrive: RedriveRecord, key: CallKey | None = None
+    ) -> RedriveRecord:
+        """Begins a redrive; its id must be new. The leader finds it within a second.
+
+        Returns it, or the one that was begun under this key before.
+
+        Raises:
+            IdempotencyConflict: the key belongs to another call.
+        """
 
     async def stop_redrive(self, redrive_id: str, tenant: str, reason: str) -> RedriveRecord | None:
         """Ends a redrive that runs, as STOPPED. Returns it, as it ended before where it had;

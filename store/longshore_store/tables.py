@@ -232,6 +232,19 @@ unique_claims = Table(
     Index("ix_unique_claims_job", "job_id"),
 )
 
+# Keys of calls that were accepted, with the job or the redrive that they made; deleted with it.
+accepted_keys = Table(
+    "accepted_keys",
+    metadata,
+    _text("tenant"),
+    _text("key"),
+    _text("fingerprint"),
+    _text("made_id"),
+    _us("created_us", nullable=False),
+    PrimaryKeyConstraint("tenant", "key"),
+    Index("ix_accepted_keys_made", "made_id"),
+)
+
 queues = Table(
     "queues",
     metadata,

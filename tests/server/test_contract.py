@@ -13,6 +13,7 @@ from grpc import StatusCode
 from longshore import Context, Resources, task
 from longshore.v1 import job_pb2
 from longshore.v1 import job_service_pb2 as pb
+from longshore.v1 import queue_service_pb2 as queues
 from longshore_server import watch as watching
 from longshore_server.tasks import parse_task, with_defaults
 from longshore_store.states import JobState
@@ -187,3 +188,54 @@ async def test_attempts_of_another_job_have_another_token(harness: Harness) -> N
     assert "page_token" in (await refused(harness.jobs.ListAttempts(ask))).fields
     gone = pb.ListAttemptsRequest(job_id="0" * 36)
     assert (await refused(harness.jobs.ListAttempts(gone))).reason == "JOB_NOT_FOUND"
+
+
+# -- keys of Retry and Redrive
+
+
+async def test_a_repeated_retry_starts_one_run(harness: Harness) -> None:
+    job = await harness.submit()
+    await harness.run(job.job_id)
+    again = pb.RetryRequest(job_id=job.job_id, idempotency_key="again")
+    assert (await harness.jobs.Retry(again)).job.run == 2
+    assert (await harness.jobs.Retry(again)).job.run == 2
+    await harness.run(job.job_id)
+    late = (await harness.jobs.Retry(again)).job
+    assert (late.run, late.state) == (2, job_pb2.JOB_STATE_SUCCEEDED)
+
+
+async def test_a_key_belongs_to_one_job(harness: Harness) -> None:
+    one, other = await harness.submit(), await harness.submit()
+    await harness.run(one.job_id)
+    await harness.run(other.job_id)
+    await harness.jobs.Retry(pb.RetryRequest(job_id=one.job_id, idempotency_key="k"))
+    refusal = await refused(
+        harness.jobs.Retry(pb.RetryRequest(job_id=other.job_id, idempotency_key="k"))
+    )
+    assert (refusal.code, refusal.reason) == (
+        StatusCode.ALREADY_EXISTS,
+        "IDEMPOTENCY_KEY_REUSED",
+    )
+    assert refusal.resource == ("longshore.v1.Job", one.job_id)
+
+
+async def test_a_retry_that_was_refused_leaves_its_key_free(harness: Harness) -> None:
+    job = await harness.submit()
+    ask = pb.RetryRequest(job_id=job.job_id, idempotency_key="k")
+    assert (await refused(harness.jobs.Retry(ask))).reason == "JOB_NOT_TERMINAL"
+    await harness.run(job.job_id)
+    assert (await harness.jobs.Retry(ask)).job.run == 2
+
+
+async def test_a_repeated_redrive_is_one_redrive(harness: Harness) -> None:
+    ask = queues.RedriveRequest(rate=10, reason="mended", idempotency_key="k")
+    first = await harness.queues.Redrive(ask)
+    again = await harness.queues.Redrive(ask)
+    assert again.redrive_id == first.redrive_id
+    listed = await harness.queues.ListRedrives(queues.ListRedrivesRequest())
+    assert [redrive.redrive_id for redrive in listed.redrives] == [first.redrive_id]
+    ask.rate = 20
+    refusal = await refused(harness.queues.Redrive(ask))
+    assert refusal.reason == "IDEMPOTENCY_KEY_REUSED"
+    dry = queues.RedriveRequest(dry_run=True, idempotency_key="k")
+    assert "idempotency_key" in (await refused(harness.queues.Redrive(dry))).fields

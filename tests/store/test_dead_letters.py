@@ -13,6 +13,7 @@ from longshore.sdk.failures import FailureClass
 from longshore_store.committer import Transaction, Write
 from longshore_store.deletion import Deletion
 from longshore_store.model import (
+    CallKey,
     CheckpointUpdate,
     LogUpdate,
     OnConflict,
@@ -153,6 +154,18 @@ async def test_nothing_is_left_of_a_deleted_job(yard: Yard) -> None:
     assert await rows(yard.store) == before
     assert (await yard.read(bystander)).value_json == '"done"'
     assert await yard.submit(idempotency_key="k") != job_id
+
+
+async def test_the_key_of_a_retry_goes_with_its_job(yard: Yard) -> None:
+    job_id, key = await dead(yard), CallKey("acme", "k", "f")
+    assert await yard.store.retry_jobs([job_id], "", key=key) == []
+    attempt = await yard.lease(job_id)
+    await yard.start(attempt)
+    await yard.store.dead_letter_attempts(yard.term, [setback(attempt)])
+    assert await yard.store.purge_dead_letters(ALL, "", 10) == (1, None)
+    other = await yard.completed()
+    assert await yard.store.retry_jobs([other], "", key=key) == []
+    assert (await yard.read(other)).run == 2
 
 
 def tables_of_a_job() -> Iterator[str]:

@@ -43,7 +43,7 @@ from tests.store.places import Files, Place, Postgres
 Seen = list[tuple[str, Any]]
 BIG = (
     "jobs", "events", "attempts", "job_specs", "job_results", "job_progress", "job_labels",
-    "unique_claims", "redrive_jobs",
+    "unique_claims", "redrive_jobs", "accepted_keys",
 )  # fmt: skip
 # A full read of one of the tables that grow; of json_each, queues or counters it is what is meant.
 SCAN = re.compile(rf"^SCAN ({'|'.join(BIG)})\b(?! USING INDEX ix_)(?! USING COVERING INDEX ix_)")

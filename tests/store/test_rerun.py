@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from longshore.sdk.failures import FailureClass
-from longshore_store.model import CheckpointUpdate, ProgressUpdate
+from longshore_store.model import (
+    CallKey,
+    CheckpointUpdate,
+    IdempotencyConflict,
+    ProgressUpdate,
+)
 from longshore_store.states import TERMINAL, JobState
 from tests.store.factory import HOUR, REACHABLE, SECOND, FakeClock, Yard, completion, setback
 from tests.store.places import Place
@@ -106,4 +113,35 @@ async def test_two_processes_retry_at_once(postgres_place: Place, clock: FakeClo
         job_id = await yard.completed()
         stale = await asyncio.gather(*(s.retry_jobs([job_id], "") for s in stores))
         assert sorted(stale) == [[], [job_id]]
+        assert (await yard.read(job_id)).run == 2
+
+
+async def test_a_run_that_is_over_is_not_run_again(yard: Yard) -> None:
+    job_id = await yard.completed()
+    assert await yard.store.retry_jobs([job_id], "", run=2) == [job_id]
+    assert await yard.store.retry_jobs([job_id], "", run=1) == []
+    assert (await yard.read(job_id)).run == 2
+
+
+async def test_a_key_starts_one_run_and_goes_with_its_job(yard: Yard) -> None:
+    job_id, other = await yard.completed(), await yard.completed()
+    key = CallKey("acme", "k", "f")
+    for _ in range(2):
+        assert await yard.store.retry_jobs([job_id], "", key=key) == []
+        assert (await yard.read(job_id)).run == 2
+    for taken in (key._replace(fingerprint="g"), key):
+        with pytest.raises(IdempotencyConflict):
+            await yard.store.retry_jobs([other], "", key=taken)
+    elsewhere = key._replace(tenant="other")
+    assert await yard.store.retry_jobs([other], "", key=elsewhere) == []
+
+
+async def test_two_processes_retry_under_one_key(postgres_place: Place, clock: FakeClock) -> None:
+    stores = [await postgres_place.open(clock) for _ in range(2)]
+    yard = await Yard.make(stores[0], clock)
+    for n in range(10):
+        job_id = await yard.completed()
+        key = CallKey("acme", f"k{n}", "f")
+        stale = await asyncio.gather(*(s.retry_jobs([job_id], "", key=key) for s in stores))
+        assert stale == [[], []]
         assert (await yard.read(job_id)).run == 2

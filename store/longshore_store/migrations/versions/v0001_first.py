@@ -201,6 +201,16 @@ def _create_history() -> None:
         sa.Column("until_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("tenant", "task", "key"),
     )
+    op.create_table(
+        "accepted_keys",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("made_id", sa.Text(), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "key"),
+    )
+    op.create_index("ix_accepted_keys_made", "accepted_keys", ["made_id"])
 
 
 def _create_topology() -> None:
