@@ -16,7 +16,7 @@ import grpc.aio
 
 from longshore import error_mapping
 from longshore.errors import LongshoreError
-from longshore.targets import full_target
+from longshore.targets import full_target, is_loopback
 from longshore.v1 import (
     job_service_pb2_grpc,
     pool_service_pb2_grpc,
@@ -149,6 +149,8 @@ class Calls:
     def _open(self) -> grpc.aio.Channel:
         service_config = _ROUND_ALL if self.metadata else _ROUND_SERVING
         options = [*OPTIONS, ("grpc.service_config", service_config)]
+        if is_loopback(self.target):
+            options.append(("grpc.enable_http_proxy", 0))
         if self._credentials is None:
             return grpc.aio.insecure_channel(self.target, options=options)
         return grpc.aio.secure_channel(self.target, self._credentials, options=options)

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from longshore import errors
 from longshore.errors import LongshoreError, RequestError
+from longshore.targets import proxy_variable
 from longshore.v1 import job_pb2
 
 Kind = TypeVar("Kind", bound=RequestError)
@@ -186,10 +187,19 @@ def _unavailable(refusal: Refusal) -> LongshoreError:
         )
     else:
         text = (
-            f"no Longshore server answers at {refusal.target} ({said}): "
-            "start one with `longshore up`, or correct the target"
+            f"no Longshore server answers at {refusal.target} ({said}): {_remedy(refusal.target)}"
         )
     return errors.Unavailable(refusal.told or text, **refusal.common())
+
+
+def _remedy(target: str) -> str:
+    variable = proxy_variable(target)
+    if not variable:
+        return "start one with `longshore up`, or correct the target"
+    return (
+        f"the variable {variable} sends gRPC through a proxy; set no_proxy to the host of the"
+        " target to go past it, or correct the target"
+    )
 
 
 def _cut(refusal: Refusal) -> LongshoreError:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 
 DEFAULT_PORT = 7233
 _SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+_PAST = ("no_grpc_proxy", "no_proxy")
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?")
 
@@ -38,6 +42,29 @@ def host_and_port(target: str) -> tuple[str, int] | None:
         return None
     host, _, port = target.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(target: str) -> bool:
+    """True for a full target on this machine, which no proxy can reach for us."""
+    place = host_and_port(target)
+    if place is None:
+        return target.startswith("unix")
+    try:
+        return place[0] == "localhost" or ipaddress.ip_address(place[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_variable(target: str) -> str:
+    """The variable by which gRPC goes through a proxy to a full target; empty if it does not."""
+    place = host_and_port(target)
+    if is_loopback(target):
+        return ""
+    past = next(filter(None, map(os.environ.get, _PAST)), "")
+    host = place[0] if place is not None else target
+    if any(name.strip() and host.endswith(name.strip()) for name in past.split(",")):
+        return ""
+    return next((name for name in _PROXIES if os.environ.get(name)), "")
 
 
 def _names(rest: str) -> str:

@@ -16,12 +16,14 @@ from types import SimpleNamespace
 import pytest
 import typer
 from google.protobuf.duration_pb2 import Duration
+from grpc import StatusCode
 from typer.testing import CliRunner
 
 import longshore
+from longshore import error_mapping
 from longshore.cli import extras, parsing
 from longshore.cli.app import Commands, app
-from longshore.targets import full_target
+from longshore.targets import full_target, proxy_variable
 from longshore.v1 import job_pb2
 from tests.client.command import Run, documents
 from tests.client.fake import DEADLINE, FakeService
@@ -254,3 +256,32 @@ def test_what_is_missing_comes_from_where_this_came_from(
     found = SimpleNamespace(read_text=lambda name: told)
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: found)
     assert extras.remedy("all") == f"pip install {said}"
+
+
+def test_a_proxy_is_no_way_to_this_machine(run: Run) -> None:
+    assert run("list", http_proxy="http://127.0.0.1:9").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "past", "variable"),
+    [
+        ("10.0.0.1:1", "", "http_proxy"),
+        ("10.0.0.1:1", "10.0.0.1", ""),
+        ("longshore.example.org:1", "other.org,.example.org", ""),
+        ("localhost:1", "", ""),
+        ("[::1]:1", "", ""),
+        ("unix:/run/a.sock", "", ""),
+    ],
+)
+def test_which_targets_are_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, target: str, past: str, variable: str
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", past)
+    assert proxy_variable(target) == variable
+    refusal = error_mapping.Refusal(StatusCode.UNAVAILABLE, "no", "ListJobs", target)
+    said = str(error_mapping._unavailable(refusal))
+    assert ("http_proxy" in said) == bool(variable)
+    assert "secret" not in said

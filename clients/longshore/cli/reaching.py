@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 
 from longshore.errors import Unavailable
-from longshore.targets import full_target, host_and_port
+from longshore.targets import full_target, host_and_port, proxy_variable
 
 _PATIENCE = 3.0
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 async def reach(target: str) -> None:
@@ -23,8 +21,9 @@ async def reach(target: str) -> None:
         Unavailable: nobody listens there, or the name is unknown.
         ValueError: the target is none.
     """
-    place = host_and_port(full_target(target))
-    if place is None or any(os.environ.get(name) for name in _PROXIES):
+    full = full_target(target)
+    place = host_and_port(full)
+    if place is None or proxy_variable(full):
         return
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(*place), _PATIENCE)

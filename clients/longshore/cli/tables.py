@@ -62,7 +62,7 @@ def _without_spare(columns: list[Column[T]], needed: dict[str, int], width: int)
         c.title: min(needed[c.title], LEAST) if c.elastic else needed[c.title] for c in columns
     }
     while _total(columns, least) > width:
-        spare = next((c for c in reversed(columns) if c.spare), None)
+        spare = next((c for c in columns if c.spare), None)  # from the left
         if spare is None:
             break
         columns = [c for c in columns if c is not spare]
