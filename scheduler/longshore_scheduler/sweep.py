@@ -182,7 +182,8 @@ class Sweep:
         held.order(strength, now)
 
     def recall_overdue(self, now: float) -> int:
-        """Takes back what waits behind slower work than was thought, where others are idle."""
+        """Takes back what waits behind slower work than was thought, if another worker is idle or
+        its task has turned slow."""
         recalls: defaultdict[Worker, list[tuple[str, int]]] = defaultdict(list)
         for worker in self._term.roster:
             for held in worker.overdue(now - OVERDUE):
@@ -202,7 +203,13 @@ class Sweep:
 
     def _recallable(self, worker: Worker, held: Held) -> bool:
         waits = held.ahead and held.fence > 0 and held.told is Told.NOTHING
-        return waits and self._idle_elsewhere(worker, held)
+        return waits and (self._is_slow(held.task) or self._idle_elsewhere(worker, held))
+
+    def _is_slow(self, task: str) -> bool:
+        """It would not be handed ahead any more: what was waits in the queue again, where what is
+        more urgent goes first."""
+        term = self._term
+        return term.run_times.means.get(task, 0.0) > term.settings.prefetch
 
     def _idle_elsewhere(self, worker: Worker, held: Held) -> bool:
         pools = self._term.eligible(held.needs)

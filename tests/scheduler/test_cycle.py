@@ -16,11 +16,12 @@ from longshore_cpu_workers.wire import (
     Started,
     Succeeded,
 )
+from longshore_scheduler.sweep import OVERDUE
 from longshore_scheduler.turns import MAXIMUM_LANES, Turns
 from longshore_store.model import EventKind, Lane, Lease, Leased, OnConflict, UniqueClaim
 from longshore_store.needs import needs_json
 from longshore_store.states import JobState
-from tests.scheduler.fake_cluster import FakeWorker, hang
+from tests.scheduler.fake_cluster import FakeWorker, hang, never_begin
 from tests.scheduler.harness import Harness, make_job, make_settings, make_spec, until
 
 SUCCEEDED = [JobState.QUEUED, JobState.LEASED, JobState.RUNNING, JobState.SUCCEEDED]
@@ -128,6 +129,28 @@ async def test_quick_jobs_are_handed_ahead_once_their_run_time_is_known(harness:
     worker = harness.cluster.only()
     await until(lambda: len(worker.jobs) == 516)  # 4 cores, and maximum_prefetch more
     assert all(job.fence for job in worker.jobs.values())
+
+
+async def test_what_turned_slow_does_not_hold_up_what_is_urgent(harness: Harness) -> None:
+    """Jobs that were handed ahead while their task was quick go back once it is not."""
+    await harness.launch(make_settings(pools={"cpu": {"cpu": 1}}))
+    (quick,) = await harness.submit(make_job())
+    await harness.reach(JobState.SUCCEEDED, quick)
+    worker = harness.cluster.only()
+    harness.cluster.default = never_begin
+    slow = await harness.submit(*(make_job(priority=10) for _ in range(5)))
+    await harness.handed_over(*slow)
+    running = next(iter(worker.jobs.values()))
+    worker.report(Started(running.job_id, running.fence, worker.clock()))
+    await harness.reach(JobState.RUNNING, running.job_id)
+    harness.clock.advance(OVERDUE + 0.1)
+    waiting = [job_id for job_id in slow if job_id != running.job_id]
+    jobs = await harness.reach(JobState.QUEUED, *waiting)
+    assert not any(job.attempts for job in jobs), "what never began is no attempt"
+    (urgent,) = await harness.submit(make_job(priority=100))
+    worker.succeed(running, seconds=1.5)
+    await until(lambda: len(worker.jobs) == 1)
+    assert set(worker.jobs) == {urgent}
 
 
 async def test_jobs_of_unknown_run_time_are_not_handed_ahead(harness: Harness) -> None:
