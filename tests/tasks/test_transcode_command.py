@@ -156,7 +156,7 @@ def test_threads_are_bounded_and_shared_by_pixels() -> None:
 
 def test_thumbnails_are_never_scaled_up() -> None:
     command = words({"name": "a", "height": 64}, src=source(height=91), thumbnails={"count": 2})
-    assert ":90:out_range=full" in after(command, "-vf")[-1]
+    assert ":90,scale=out_range=full" in after(command, "-vf")[-1]
 
 
 def test_reports_are_parsed_block_by_block() -> None:

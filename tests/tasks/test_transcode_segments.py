@@ -16,7 +16,7 @@ import pytest
 from examples.make_inputs import make_video
 from longshore.sdk import Context, JobCancelled, PermanentError, TaskError
 from longshore_cpu_workers.tasks.transcoding import resumable, segments
-from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
+from longshore_cpu_workers.tasks.transcoding.execution import Said, run_ffmpeg
 from tests.tasks.conftest import ffmpeg
 from tests.tasks.transcode_attempts import Attempts, Channel, frame_times, sound
 
@@ -156,7 +156,7 @@ def test_the_frames_are_those_of_the_short_way(
 def test_a_resume_encodes_what_is_missing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def recorded(argv: list[str], *rest: Any) -> tuple[str, ...]:
+    def recorded(argv: list[str], *rest: Any) -> Said:
         asked.append(argv)
         return run_ffmpeg(argv, *rest)
 
@@ -201,7 +201,7 @@ def test_during_the_write_of_a_segment(start: Start) -> None:
 def test_a_cancel_in_a_drain_loses_no_segment(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cancelled(argv: list[str], ctx: Context, on_report: Any) -> tuple[str, ...]:
+    def cancelled(argv: list[str], ctx: Context, on_report: Any) -> Said:
         run_ffmpeg(argv, ctx, lambda _: None)  # nothing is saved meanwhile
         raise JobCancelled
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import IO
+from typing import IO, NamedTuple
 
 from longshore.sdk import Context, TaskError
 from longshore.sdk.processes import popen, stop
@@ -31,10 +31,22 @@ _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _EMPTY_WORDS = ("Conversion failed", "Task finished with error", "Terminating thread")
 
 
-def run_ffmpeg(
-    argv: Sequence[str], ctx: Context, on_report: Callable[[Report], None]
-) -> tuple[str, ...]:
-    """Runs a command to its end and returns the last lines of its stderr.
+class Said(NamedTuple):
+    """What ffmpeg said on stderr.
+
+    Attributes:
+        tail: the last lines.
+        errors: how many lines are errors: of a run that ended well, what it could not read.
+        first_error: the first of them, or empty.
+    """
+
+    tail: tuple[str, ...] = ()
+    errors: int = 0
+    first_error: str = ""
+
+
+def run_ffmpeg(argv: Sequence[str], ctx: Context, on_report: Callable[[Report], None]) -> Said:
+    """Runs a command to its end and returns what it said.
 
     Args:
         argv: the command, with `-progress pipe:1`.
@@ -45,7 +57,7 @@ def run_ffmpeg(
         TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_CRASHED or FFMPEG_FAILED.
         JobCancelled: the job was cancelled; ffmpeg is gone.
     """
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    listener = _Listener(ctx)
     with popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -54,15 +66,15 @@ def run_ffmpeg(
         env=_environment(),
     ) as process:
         try:
-            _follow(process, ctx, on_report, tail)
+            _follow(process, ctx, on_report, listener)
             process.wait()
         except BaseException:
             stop(process)
             raise
     if process.returncode != 0:
         ctx.check_cancelled()  # a TERM to the whole group reaches ffmpeg before our own check
-        raise failure_of(process.returncode, tuple(tail))
-    return tuple(tail)
+        raise failure_of(process.returncode, tuple(listener.tail))
+    return listener.said()
 
 
 def _environment() -> dict[str, str]:
@@ -75,26 +87,17 @@ def _follow(
     process: subprocess.Popen[bytes],
     ctx: Context,
     on_report: Callable[[Report], None],
-    tail: deque[str],
+    listener: _Listener,
 ) -> None:
     """Reads both pipes until they close; one thread, so nothing outlives an exception."""
     parser = ReportParser()
-    logged = 0
 
     def report(line: str) -> None:
         if (complete := parser.feed(line)) is not None:
             on_report(complete)
 
-    def warn(line: str) -> None:
-        nonlocal logged
-        line = _ADDRESS.sub("", line)[:_LINE_CHARS]
-        tail.append(line)
-        logged += 1
-        if logged <= _LOGGED_LINES:
-            ctx.log.warning("ffmpeg: %s", line)
-
     with selectors.DefaultSelector() as selector:
-        for pipe, take in ((process.stdout, report), (process.stderr, warn)):
+        for pipe, take in ((process.stdout, report), (process.stderr, listener.take)):
             assert pipe is not None
             selector.register(pipe, selectors.EVENT_READ, _Lines(pipe, take))
         while selector.get_map():
@@ -102,6 +105,33 @@ def _follow(
                 if not key.data.read():
                     selector.unregister(key.fileobj)
             ctx.check_cancelled()
+
+
+class _Listener:
+    """Takes what ffmpeg says: into the log of the job, up to a bound, and into `Said`."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._ctx = ctx
+        self._lines = self._errors = 0
+        self._first_error = ""
+
+    def take(self, line: str) -> None:
+        line = _ADDRESS.sub("", line)[:_LINE_CHARS]
+        self.tail.append(line)
+        self._lines += 1
+        if self._lines <= _LOGGED_LINES:
+            self._ctx.log.warning("ffmpeg: %s", line)
+        if _is_error(line):
+            self._errors += 1
+            self._first_error = self._first_error or line
+
+    def said(self) -> Said:
+        return Said(tuple(self.tail), self._errors, self._first_error)
+
+
+def _is_error(line: str) -> bool:
+    return "[error]" in line or "[fatal]" in line
 
 
 class _Lines:
@@ -158,7 +188,7 @@ def failure_of(returncode: int, tail: tuple[str, ...]) -> TaskError:
 
 def useful_line(tail: tuple[str, ...]) -> str:
     """The line that says why: the last error that is more than an echo of an earlier one."""
-    errors = [line for line in tail if "[error]" in line or "[fatal]" in line]
+    errors = [line for line in tail if _is_error(line)]
     telling = [line for line in errors if not any(words in line for words in _EMPTY_WORDS)]
     lines = telling or errors or list(tail)
     return lines[-1] if lines else "it said nothing"

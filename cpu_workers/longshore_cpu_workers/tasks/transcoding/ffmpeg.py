@@ -17,7 +17,6 @@ from longshore_cpu_workers.tasks.transcoding.params import (
     Codec,
     Preset,
     Rendition,
-    Thumbnails,
     TranscodeParams,
 )
 from longshore_cpu_workers.tasks.transcoding.parts import Part
@@ -28,6 +27,7 @@ from longshore_cpu_workers.tasks.transcoding.probe import (
     PROTOCOLS,
     Source,
 )
+from longshore_cpu_workers.tasks.transcoding.treatment import colours, deinterlacing, pixels
 
 DEFAULT_THREADS = 2
 REPORT_PERIOD = 0.25
@@ -69,9 +69,12 @@ def command(
     words = [program, *global_options(), *input_options(source, threads)]
     share = shares(source, params, threads)
     for index in part.renditions:
-        words += _rendition(params.renditions[index], source, folder, share[index])
+        rendition = params.renditions[index]
+        words += ["-map", f"0:{source.video_index}", *_sound_or_none(rendition, source)]
+        words += picture(rendition, source, params, share[index])
+        words += container(rendition, folder)
     if params.thumbnails.count and part.extras:
-        words += stills(params.thumbnails, source, folder)
+        words += stills(params, source, folder)
     return words
 
 
@@ -120,16 +123,14 @@ def input_options(source: Source, threads: int, seek: Sequence[str] = ()) -> lis
     ]
 
 
-def _rendition(rendition: Rendition, source: Source, folder: Path, threads: int) -> list[str]:
-    return [
-        *("-map", f"0:{source.video_index}", *_sound_or_none(rendition, source)),
-        *picture(rendition, source, threads),
-        *container(rendition, folder),
-    ]
-
-
 def picture(
-    rendition: Rendition, source: Source, threads: int, *, select: str = "", x265: str = ""
+    rendition: Rendition,
+    source: Source,
+    params: TranscodeParams,
+    threads: int,
+    *,
+    select: str = "",
+    x265: str = "",
 ) -> list[str]:
     """How the picture is scaled and encoded.
 
@@ -137,11 +138,16 @@ def picture(
         select: an expression of ours that is true of the frames to take; empty takes all.
         x265: more parameters for that encoder, each with a colon in front.
     """
-    width, height = scaled(source, rendition.height)
-    chosen = f"select='{select}'," if select else ""
+    filters = [
+        deinterlacing(source, params.deinterlace),
+        f"select='{select}'" if select else "",
+        *colours(source, rendition, scaled(source, rendition.height)),
+        "setsar=1",
+        f"format={pixels(source, rendition)}",
+    ]
     return [
         *NO_METADATA,
-        *("-vf", f"{chosen}scale={width}:{height},setsar=1,format=yuv420p"),
+        *("-vf", ",".join(filter(None, filters))),
         *("-c:v", _ENCODERS[rendition.codec], "-threads:v", str(threads)),
         *_preset(rendition.codec, rendition.preset),
         *_quality(rendition),
@@ -208,7 +214,7 @@ def tag(rendition: Rendition) -> list[str]:
 
 
 def stills(
-    thumbnails: Thumbnails,
+    params: TranscodeParams,
     source: Source,
     folder: Path,
     *,
@@ -217,33 +223,38 @@ def stills(
 ) -> list[str]:
     """One still from the middle of each of `count` equal parts.
 
+    The first frame decoded is written as well, under the number before: an output without any
+    would be an error, and the length of a source is not always what it says.
+
     Args:
         done: how many of them are there already; the rest is written.
-        start: where decoding does not begin with the source, or some are there: the time of the
-            source's first frame, in seconds. The first frame decoded is then written as well,
-            under the number before: an output without any would be an error.
+        start: the time of the source's first frame, in seconds, if decoding does not begin there.
     """
+    thumbnails = params.thumbnails
     height = min(thumbnails.height, max(2, source.height // 2 * 2))
-    width = scaled(source, height)[0]
     interval = source.video_duration / thumbnails.count
-    extra = 0 if start is None else 1
-    frames = thumbnails.count - done + extra
+    frames = thumbnails.count - done + 1
     # A frame right in the middle is taken, whichever way its time was rounded.
-    middle = f"(selected_n+{done - extra + 0.5})*{interval:.6f}-0.00001"
+    middle = f"(selected_n+{done - 0.5})*{interval:.6f}-0.00001"
     since = "t-start_t" if start is None else f"t-{start:.6f}"
-    first = "eq(n,0)+" if extra else ""
-    select = f"select='{first}lt(selected_n,{frames})*gte({since},{middle})'"
     jpeg = thumbnails.format == "jpeg"
-    # JPEG has the full range of values and video has not: without it blacks would be grey.
-    full, pixels = (":out_range=full", "yuv420p") if jpeg else ("", "rgb24")
+    filters = [
+        deinterlacing(source, params.deinterlace),
+        f"select='eq(n,0)+lt(selected_n,{frames})*gte({since},{middle})'",
+        *colours(source, None, scaled(source, height)),
+        # JPEG has the full range of values and video has not: without it blacks would be grey.
+        *(["scale=out_range=full"] if jpeg else []),
+        "setsar=1",
+        f"format={'yuv420p' if jpeg else 'rgb24'}",
+    ]
     target = pattern(folder, THUMBNAIL_PATTERN + thumbnails.suffix)
     return [
         *("-map", f"0:{source.video_index}", "-an", *NO_METADATA),
-        *("-vf", f"{select},scale={width}:{height}{full},setsar=1,format={pixels}"),
+        *("-vf", ",".join(filter(None, filters))),
         *("-fps_mode", "passthrough", "-frames:v", str(frames)),
         *("-c:v", "mjpeg" if jpeg else "png", *(("-q:v", "3") if jpeg else ())),
         *("-threads:v", "1", "-f", "image2", "-atomic_writing", "1"),
-        *("-start_number", str(done + 1 - extra), target),
+        *("-start_number", str(done), target),
     ]
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Codec = Literal["h264", "hevc", "vp9", "av1"]
 AudioCodec = Literal["aac", "opus"]
 Container = Literal["mp4", "webm", "mkv"]
+Deinterlace = Literal["auto", "always", "never"]
 Preset = Literal["ultrafast", "veryfast", "fast", "medium", "slow"]
 
 MAX_HEIGHT = 4320
@@ -28,6 +29,7 @@ CONTAINERS: dict[Container, Carries] = {
     "webm": Carries(("vp9", "av1"), ("opus",)),
     "mkv": Carries(("h264", "hevc", "vp9", "av1"), ("aac", "opus")),
 }
+HDR_CODECS: tuple[Codec, ...] = ("hevc", "av1")
 MAX_CRF: dict[Codec, int] = {"h264": 51, "hevc": 51, "vp9": 63, "av1": 63}
 
 
@@ -49,7 +51,7 @@ class Rendition(Strict):
         le=MAX_HEIGHT,
         multiple_of=2,
         description="Pixels, even. The width follows from the source's shape. A height above "
-        "the source's is refused: nothing is scaled up.",
+        "the source's is refused, or left out (on_upscale): nothing is scaled up.",
     )
     codec: Codec = "h264"
     container: Container = "mp4"
@@ -62,6 +64,11 @@ class Rendition(Strict):
     )
     video_bitrate_kbps: int | None = Field(
         default=None, ge=50, le=200_000, description="Average bitrate, instead of crf."
+    )
+    hdr: Literal["tonemap", "keep"] = Field(
+        default="tonemap",
+        description="What becomes of a picture in HDR (PQ or HLG). tonemap: 8 bit SDR, which every "
+        "screen shows right. keep: 10 bit HDR, for hevc and av1.",
     )
     audio: Literal["auto", "aac", "opus", "none"] = Field(
         default="auto",
@@ -90,6 +97,9 @@ class Rendition(Strict):
             raise ValueError(_cannot_hold(self.container, self.audio_codec, carries.audio))
         if self.crf is not None and self.video_bitrate_kbps is not None:
             raise ValueError("crf and video_bitrate_kbps exclude each other; give one of them")
+        if self.hdr == "keep" and self.codec not in HDR_CODECS:
+            held = ", ".join(HDR_CODECS)
+            raise ValueError(f"hdr 'keep' is for {held}; {self.codec} has 8 bits: use 'tonemap'")
         if self.crf is not None and self.crf > MAX_CRF[self.codec]:
             raise ValueError(
                 f"crf {self.crf} is above {MAX_CRF[self.codec]}, the most {self.codec} has"
@@ -127,6 +137,28 @@ class TranscodeParams(Strict):
 
     renditions: list[Rendition] = Field(min_length=1, max_length=8)
     thumbnails: Thumbnails = Thumbnails()
+    audio_language: str = Field(
+        default="",
+        pattern=r"^([a-z]{2,3})?$",
+        description="Language of the sound to take, as the file names it, such as deu. Without it "
+        "and audio_stream, the stream that is marked as default is taken, else the first.",
+    )
+    audio_stream: int | None = Field(
+        default=None, ge=0, lt=64, description="The sound stream to take, counted from 0."
+    )
+    deinterlace: Deinterlace = Field(
+        default="auto", description="auto: what the source marks as interlaced."
+    )
+    on_damage: Literal["accept", "fail"] = Field(
+        default="accept",
+        description="What follows if parts of the source cannot be decoded. accept: as a player, "
+        "go on with what can be; the result says `damaged`. fail: SOURCE_DAMAGED.",
+    )
+    on_upscale: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What follows if a rendition is higher than the source. skip: it is left out, "
+        "which suits a fixed ladder of heights; the result names it.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
@@ -141,6 +173,8 @@ class TranscodeParams(Strict):
         twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise ValueError(f"renditions share the name {', '.join(twice)}; rename one of them")
+        if self.audio_language and self.audio_stream is not None:
+            raise ValueError("audio_language and audio_stream exclude each other; give one of them")
         return self
 
 
@@ -155,6 +189,19 @@ class SourceFacts(BaseModel):
     frame_rate: float
     video_codec: str
     audio_codec: str | None
+    audio_stream: int | None = Field(description="The sound stream taken, counted from 0.")
+    interlaced: bool
+    hdr: str | None = Field(description="PQ or HLG; null for SDR.")
+
+
+class Damage(BaseModel):
+    """What of the source could not be decoded."""
+
+    errors: int = Field(description="Errors of ffmpeg while it read the source.")
+    first_error: str
+    lost_seconds: float = Field(
+        description="How much shorter the picture became than the file says that it is."
+    )
 
 
 class RenditionResult(BaseModel):
@@ -176,7 +223,18 @@ class TranscodeResult(BaseModel):
     duration: float = Field(description="Seconds of the source.")
     source: SourceFacts
     renditions: list[RenditionResult]
-    thumbnails: list[str] = Field(description="Names of artifacts, in order of time.")
+    thumbnails: list[str] = Field(
+        description="Names of artifacts, in order of time; fewer than asked if the picture has "
+        "fewer frames."
+    )
+    skipped: list[str] = Field(
+        default_factory=list, description="Names of renditions that are higher than the source."
+    )
+    damaged: bool = Field(default=False, description="True if `damage` says what was lost.")
+    damage: Damage | None = None
+    notes: list[str] = Field(
+        default_factory=list, description="What was chosen or done without being asked for by name."
+    )
     seconds: float = Field(description="How long ffmpeg ran, in the attempt that succeeded.")
     resumed_at: float = Field(
         default=0.0, description="Seconds of the source that earlier attempts had encoded."

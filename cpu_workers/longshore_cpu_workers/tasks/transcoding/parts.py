@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from longshore.sdk import Context, TaskError
-from longshore_cpu_workers.tasks.transcoding.execution import CRASHED
+from longshore_cpu_workers.tasks.transcoding.execution import CRASHED, Said
 from longshore_cpu_workers.tasks.transcoding.params import Codec, TranscodeParams
 
 SMALLEST_SHARED: dict[Codec, int] = {"h264": 16, "hevc": 64, "vp9": 16, "av1": 64}
@@ -60,26 +60,30 @@ def run_parts(
     ctx: Context,
     params: TranscodeParams,
     sizes: list[tuple[int, int]],
-    run: Callable[[Part, float, float], None],
-) -> None:
+    run: Callable[[Part, float, float], Said],
+) -> Said:
     """Runs a process for each part, one after the other. If one of them crashes, all renditions are
     made once more, each by a process of its own.
 
     Args:
         run: runs one part, which is so large a share of the work, after so large a share.
 
+    Returns:
+        What the process said that met the most errors: each reads the whole source.
+
     Raises:
         TaskError, PermanentError, JobCancelled: what `run` raised.
     """
     try:
-        _run_all(shared(params, sizes), run)
+        return _run_all(shared(params, sizes), run)
     except TaskError as error:
         if error.reason != CRASHED:
             raise
         ctx.log.warning("%s; once more, with a process for each rendition", error)
-        _run_all(apart(params), run)
+    return _run_all(apart(params), run)
 
 
-def _run_all(parts: list[Part], run: Callable[[Part, float, float], None]) -> None:
-    for number, part in enumerate(parts):
-        run(part, 1 / len(parts), number / len(parts))
+def _run_all(parts: list[Part], run: Callable[[Part, float, float], Said]) -> Said:
+    share = 1 / len(parts)
+    said = [run(part, share, number * share) for number, part in enumerate(parts)]
+    return max(said, key=lambda one: one.errors)

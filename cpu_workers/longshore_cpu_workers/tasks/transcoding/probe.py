@@ -7,8 +7,9 @@ one file; the same list goes into ffmpeg's own command.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from longshore.sdk import PermanentError
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -32,6 +34,9 @@ _OPTIONS = {
     "max_streams": str(MAX_STREAMS),
 }
 _OPEN_TIMEOUT = 30.0
+# Their times may jump, at a splice or after an hour of silence.
+_JUMPING = ("mpegts", "mpeg")
+_CLOCK = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
 # AVIF and HEIC pictures are boxes of MP4: the demuxer alone does not tell them from a video.
 _PICTURE_BRANDS = {"avif", "avis", "heic", "heix", "mif1"}
 _READS = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, ASF, Ogg and MXF are read"
@@ -49,8 +54,13 @@ class Source:
         video_index, audio_index: the streams taken; audio_index is None without sound.
         width, height: as displayed, in pixels: after rotation, with square pixels.
         rotation: degrees, clockwise or not as the file says: 0, 90, 180, 270.
+        audio_stream: the number of the sound taken among all sounds, from 0.
         channels: audio channels; 0 without sound.
         size: bytes.
+        interlaced: True if frames hold two fields. transfer: by ITU-T H.273; 0 if not said.
+        rgb, alpha: True if the picture is in RGB, and if it has transparent parts.
+        steady: True if the length of the picture can be relied on.
+        notes: what was passed over.
     """
 
     path: Path
@@ -67,6 +77,13 @@ class Source:
     audio_codec: str | None
     channels: int
     size: int
+    audio_stream: int | None = None
+    interlaced: bool = False
+    transfer: int = 0
+    rgb: bool = False
+    alpha: bool = False
+    steady: bool = True
+    notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
         """All but where it lies: what tells it from another."""
@@ -89,11 +106,15 @@ def refuse_cut_off(warnings: Iterable[str]) -> None:
         raise not_a_video("it is cut off: the file ends before its last frame")
 
 
-def probe(path: Path) -> Source:
+def probe(path: Path, *, language: str = "", sound: int | None = None) -> Source:
     """Reads the header and decodes one frame: what cannot be decoded is refused here.
 
+    Args:
+        language: of the sound to take. sound: its number instead. Without both, the sound that is
+            marked as default, else the first.
+
     Raises:
-        PermanentError: NOT_A_VIDEO, or VIDEO_TOO_LARGE above 16,384 pixels a side.
+        PermanentError: NOT_A_VIDEO, NO_SUCH_SOUND, or VIDEO_TOO_LARGE above 16,384 pixels a side.
     """
     import av  # noqa: PLC0415  0.2 s, wanted by this task alone
 
@@ -102,7 +123,8 @@ def probe(path: Path) -> Source:
         raise not_a_video("the file is empty")
     try:
         with av.open(f"file:{path}", options=_OPTIONS, timeout=_OPEN_TIMEOUT) as container:
-            return _inspect(container, path, size)
+            picture = _inspect(container, path, size)
+            return _with_sound(picture, container, language, sound)
     except (av.FFmpegError, OSError) as error:
         raise not_a_video(f"{_cause(error)}; {_READS}") from error
 
@@ -124,8 +146,8 @@ def _inspect(container: InputContainer, path: Path, size: int) -> Source:
     _refuse_truncated(container, size)
     frame = _first_frame(container, stream)
     width, height = _display_size(frame, stream.sample_aspect_ratio)
-    audio = container.streams.audio[0] if container.streams.audio else None
-    whole, picture = _durations(container, stream)
+    whole, picture, steady = _durations(container, stream)
+    components = frame.format.components
     return Source(
         path=path,
         demuxer=container.format.name.split(",")[0],
@@ -135,12 +157,80 @@ def _inspect(container: InputContainer, path: Path, size: int) -> Source:
         video_codec=stream.codec_context.codec.canonical_name,
         width=width,
         height=height,
-        rotation=int(frame.rotation) % 360,
+        rotation=_quarter_turns(frame),
         frame_rate=float(stream.average_rate or stream.guessed_rate or 0),
-        audio_index=audio.index if audio else None,
-        audio_codec=audio.codec_context.codec.canonical_name if audio else None,
-        channels=audio.codec_context.channels if audio else 0,
+        audio_index=None,
+        audio_codec=None,
+        channels=0,
         size=size,
+        interlaced=bool(frame.interlaced_frame),
+        transfer=int(frame.color_trc),
+        rgb=bool(frame.format.is_rgb),
+        alpha=any(component.is_alpha for component in components),
+        steady=steady,
+    )
+
+
+def _with_sound(
+    source: Source, container: InputContainer, language: str, number: int | None
+) -> Source:
+    """The source with the sound that is to be taken, if there is one that can be decoded."""
+    streams = container.streams.audio
+    known = [n for n, stream in enumerate(streams) if _is_known(stream)]
+    wanted = known
+    if number is not None:
+        wanted = [n for n in known if n == number]
+    elif language:
+        wanted = [n for n in known if _language(streams[n]) == language]
+    if not wanted and (language or number is not None):
+        raise _no_such_sound(streams, f"number {number}" if number is not None else language)
+    notes = _about_sounds(len(streams), len(known))
+    if not wanted:
+        return replace(source, notes=notes)
+    chosen = next((n for n in wanted if _is_default(streams[n])), wanted[0])
+    if len(known) > 1:
+        notes = (*notes, f"of {len(known)} sounds, number {chosen} was taken")
+    context = streams[chosen].codec_context
+    return replace(
+        source,
+        audio_index=streams[chosen].index,
+        audio_codec=context.codec.canonical_name,
+        channels=context.channels,
+        audio_stream=chosen,
+        notes=notes,
+    )
+
+
+def _about_sounds(count: int, known: int) -> tuple[str, ...]:
+    if count == known:
+        return ()
+    left = "no sound is left" if not known else "another one was taken"
+    return (f"{count - known} of {count} sounds have a codec that is not known here; {left}",)
+
+
+def _is_known(stream: VideoStream | AudioStream) -> bool:
+    """False for a codec that there is no decoder for; av's types do not say that."""
+    context: object = stream.codec_context
+    return context is not None
+
+
+def _is_default(stream: AudioStream) -> bool:
+    from av.stream import Disposition  # noqa: PLC0415  as in `probe`
+
+    return bool(stream.disposition & Disposition.default)
+
+
+def _language(stream: AudioStream) -> str:
+    return str(stream.metadata.get("language", ""))
+
+
+def _no_such_sound(streams: Sequence[AudioStream], wanted: str) -> PermanentError:
+    there = ", ".join(f"{n} ({_language(stream) or '?'})" for n, stream in enumerate(streams))
+    return PermanentError(
+        f"the input 'video' has no sound {wanted} that can be decoded; it has {there or 'none'}",
+        reason="NO_SUCH_SOUND",
+        code="INVALID_ARGUMENT",
+        metadata={"input": "video"},
     )
 
 
@@ -150,9 +240,16 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
     if container.metadata.get("major_brand", "").strip() in _PICTURE_BRANDS:
         raise not_a_video("it is a still picture")
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
+    moving = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    for stream in moving:
+        if _is_known(stream):
             return stream
+    if moving:
+        raise not_a_video("its picture has a codec that is not known here")
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
     raise not_a_video(f"it holds no moving pictures (its streams: {kinds})")
 
@@ -190,17 +287,46 @@ def _display_size(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]
     """Width and height as a viewer sees them; an absurd pixel shape counts as square."""
     shape = aspect if aspect and Fraction(1, 4) <= aspect <= 4 else Fraction(1)
     width, height = round(frame.width * shape), frame.height
-    return (height, width) if frame.rotation % 180 else (width, height)
+    return (height, width) if _quarter_turns(frame) % 180 else (width, height)
 
 
-def _durations(container: InputContainer, stream: VideoStream) -> tuple[float, float]:
-    """Seconds of the whole and of the picture; read from the packets where no header says."""
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Degrees in whole quarters: ffmpeg's own rotation leaves the size as it is for others."""
+    degrees = int(frame.rotation) % 360
+    return degrees if degrees % 90 == 0 else 0
+
+
+def _durations(container: InputContainer, stream: VideoStream) -> tuple[float, float, bool]:
+    """Seconds of the whole and of the picture, and whether the picture's can be relied on; read
+    from the packets if no header says.
+
+    A container's duration may count from 0 although its streams begin later, and where times jump
+    it is the distance of the first to the last.
+    """
+    steady = container.format.name not in _JUMPING
+    begin = max(0.0, (container.start_time or 0) / 1_000_000)
     whole = (container.duration or 0) / 1_000_000
+    if container.format.name.startswith("matroska"):
+        whole = max(0.0, whole - begin)
     if stream.duration and stream.time_base:
-        picture = float(stream.duration * stream.time_base)
-    else:
-        picture = whole or _last_timestamp(container, stream)
-    return whole or picture, picture
+        return (
+            whole or float(stream.duration * stream.time_base),
+            (float(stream.duration * stream.time_base)),
+            steady,
+        )
+    picture = _tagged_duration(stream) or _last_timestamp(container, stream)
+    return whole or picture, picture, steady
+
+
+def _tagged_duration(stream: VideoStream) -> float:
+    """What Matroska files say of a stream, as HH:MM:SS.fraction of its end; 0 without it."""
+    found = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
+    if found is None:
+        return 0.0
+    hours, minutes, seconds = found.groups()
+    end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return max(0.0, end - start)
 
 
 def _last_timestamp(container: InputContainer, stream: VideoStream) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longshore.sdk import Context, JobCancelled, TaskError
 from longshore_cpu_workers.tasks.transcoding import ffmpeg
-from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
+from longshore_cpu_workers.tasks.transcoding.execution import Said, run_ffmpeg
 from longshore_cpu_workers.tasks.transcoding.ledger import Ledger
 from longshore_cpu_workers.tasks.transcoding.params import Rendition, TranscodeParams
 from longshore_cpu_workers.tasks.transcoding.parts import Part, run_parts
@@ -52,36 +52,42 @@ class LongTranscode:
         rate = self._source.frame_rate
         return last + 1 / rate if last and rate else last
 
-    def run(self, folder: Path, report: Callable[[Report, float, float], None]) -> None:
+    def run(self, folder: Path, report: Callable[[Report, float, float], None]) -> Said:
         """Writes renditions and thumbnails into a folder, from where the last attempt got to.
 
         Args:
             report: called with ffmpeg's reports, which count from `resumed_at`, and with the share
                 of the work that they are about, and the share before it.
 
+        Returns:
+            What ffmpeg said of what this attempt read of the source.
+
         Raises:
             PermanentError: NOT_A_VIDEO, the source is cut off.
             TaskError, JobCancelled: as `run_ffmpeg`.
         """
+        said = Said()
         if self._ledger.saved.finished is None:
             with self._ledger.partial() as partial:
-                self._encode_all(partial, report)
+                said = self._encode_all(partial, report)
         with self._distrust():
             for index, rendition in enumerate(self._params.renditions):
                 self._assemble(index, rendition, folder)
         for name, path in self._ledger.stills().items():
             shutil.copyfile(path, folder / name)  # a copy: this attempt may be lost, too
+        return said
 
-    def _encode_all(self, partial: Path, report: Callable[[Report, float, float], None]) -> None:
-        def encode(part: Part, share: float, before: float) -> None:
-            self._encode(partial, part, lambda latest: report(latest, share, before))
+    def _encode_all(self, partial: Path, report: Callable[[Report, float, float], None]) -> Said:
+        def encode(part: Part, share: float, before: float) -> Said:
+            return self._encode(partial, part, lambda latest: report(latest, share, before))
 
         sizes = ffmpeg.sizes(self._source, self._params)
-        run_parts(self._ctx, self._params, sizes, encode)
+        said = run_parts(self._ctx, self._params, sizes, encode)
         self._ledger.finish(partial)
         self._save()
+        return said
 
-    def _encode(self, partial: Path, part: Part, report: Callable[[Report], None]) -> None:
+    def _encode(self, partial: Path, part: Part, report: Callable[[Report], None]) -> Said:
         due = 0.0
 
         def on_report(latest: Report) -> None:
@@ -97,11 +103,13 @@ class LongTranscode:
             threads=ledger.saved.threads,
         )
         try:
-            refuse_cut_off(run_ffmpeg(argv, self._ctx, on_report))
+            said = run_ffmpeg(argv, self._ctx, on_report)
+            refuse_cut_off(said.tail)
         except (JobCancelled, TaskError):
             # Where it was a drain, the next attempt begins here; after a crash, the next process.
             self._save_what_is_new(partial)
             raise
+        return said
 
     def _save_what_is_new(self, partial: Path) -> None:
         if self._ledger.take(partial):
@@ -125,7 +133,7 @@ class LongTranscode:
         script.write_text(playlist(ledger.paths(index), starts))
         sound = ledger.sound(rendition)
         argv = assemble_command(self._program, rendition, script, starts[0], sound, folder)
-        _refuse_gaps(rendition, run_ffmpeg(argv, ctx, lambda _: None))
+        _refuse_gaps(rendition, run_ffmpeg(argv, ctx, lambda _: None).tail)
 
     @contextmanager
     def _distrust(self) -> Iterator[None]:

@@ -118,7 +118,7 @@ def encode_command(
     words += ffmpeg.input_options(source, threads) if seek and made else []
     shares = ffmpeg.shares(source, params, threads)
     for index in part.renditions:
-        words += _track(params.renditions[index], source, shares[index], todo.after[index])
+        words += _track(params.renditions[index], source, params, shares[index], todo.after[index])
         words += ["-segment_start_number", str(todo.segments[index])]
         words += [ffmpeg.pattern(folder, f"{index}-%05d.mp4")]
     for sound, rendition in made.items():
@@ -126,9 +126,7 @@ def encode_command(
         words += [*ffmpeg.sound(rendition, source), "-f", ffmpeg.MUXERS[rendition.container]]
         words += [f"file:{folder / sound.name()}"]
     if stills:
-        words += ffmpeg.stills(
-            params.thumbnails, source, folder, done=todo.stills, start=todo.start
-        )
+        words += ffmpeg.stills(params, source, folder, done=todo.stills, start=todo.start)
     return words
 
 
@@ -150,13 +148,19 @@ def _seek(source: Source, time: float) -> list[str]:
     return ["-noaccurate_seek", "-ss", f"{begin:.6f}"]
 
 
-def _track(rendition: Rendition, source: Source, threads: int, after: float | None) -> list[str]:
+def _track(
+    rendition: Rendition,
+    source: Source,
+    params: TranscodeParams,
+    threads: int,
+    after: float | None,
+) -> list[str]:
     length = segment_seconds(source)
     select = "" if after is None else f"gt(t,{after + _EPSILON:.6f})"
     # Open groups begin with frames that need the group before; x265 has them unless told.
     return [
         *("-map", f"0:{source.video_index}", "-an"),
-        *ffmpeg.picture(rendition, source, threads, select=select, x265=":open-gop=0"),
+        *ffmpeg.picture(rendition, source, params, threads, select=select, x265=":open-gop=0"),
         # Times as they are: on a grid, a frame could be kept or dropped for what came before it.
         *("-fps_mode", "vfr", "-enc_time_base", "demux", "-avoid_negative_ts", "disabled"),
         *("-force_key_frames", f"expr:isnan(prev_forced_t)+gte(t,prev_forced_t+{length:g})"),

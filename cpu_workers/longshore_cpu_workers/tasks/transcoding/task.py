@@ -11,7 +11,8 @@ from pathlib import Path
 
 from longshore.sdk import Context, PermanentError, Resources, TaskError, Timeouts, task
 from longshore_cpu_workers.tasks.inputs import require_input
-from longshore_cpu_workers.tasks.transcoding.execution import run_ffmpeg
+from longshore_cpu_workers.tasks.transcoding.damage import damage_of, damaged
+from longshore_cpu_workers.tasks.transcoding.execution import Said, run_ffmpeg
 from longshore_cpu_workers.tasks.transcoding.ffmpeg import (
     DEFAULT_THREADS,
     command,
@@ -30,6 +31,8 @@ from longshore_cpu_workers.tasks.transcoding.probe import Source, probe, refuse_
 from longshore_cpu_workers.tasks.transcoding.progress import Report
 from longshore_cpu_workers.tasks.transcoding.resumable import LongTranscode
 from longshore_cpu_workers.tasks.transcoding.segments import segmented
+from longshore_cpu_workers.tasks.transcoding.stills import complete_stills
+from longshore_cpu_workers.tasks.transcoding.treatment import HDR, notes
 
 
 @task(
@@ -40,8 +43,10 @@ from longshore_cpu_workers.tasks.transcoding.segments import segmented
 def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
     """Turns the input `video` into renditions of other sizes and codecs, and thumbnails.
 
-    The first video stream and the first audio stream are taken, rotated as a player would
-    show them; metadata, chapters and subtitles are left behind. Colours are 8 bit 4:2:0.
+    The first video stream is taken, rotated as a player would show it, and the sound that is marked
+    as default; metadata, chapters and subtitles are left behind. Colours are 4:2:0: 8 bit SDR, or
+    10 bit HDR if that is asked for. Interlaced sources are deinterlaced. The result says what was
+    chosen, and what of a damaged source is lost.
 
     A video of more than 20 s is encoded in segments of 10 s (longer ones above an hour), which
     outlive the attempt: the next one goes on at the first that is missing, with the same result
@@ -49,68 +54,96 @@ def transcode(ctx: Context, params: TranscodeParams) -> TranscodeResult:
     on; that of other formats is decoded from the start. The sound is encoded anew, in one piece.
 
     Raises:
-        PermanentError: INPUT_MISSING, NOT_A_VIDEO, VIDEO_TOO_LARGE, UPSCALE.
+        PermanentError: INPUT_MISSING, NOT_A_VIDEO, NO_SUCH_SOUND, VIDEO_TOO_LARGE, UPSCALE,
+            SOURCE_DAMAGED.
         TaskError: DISK_FULL, OUT_OF_MEMORY, FFMPEG_KILLED, FFMPEG_CRASHED, FFMPEG_FAILED.
         JobCancelled: the job was cancelled; ffmpeg is gone, and its files but finished segments.
     """
     ctx.progress(0.0, "reading the video", phase="probe")
-    source = probe(require_input(ctx, "video"))
-    _refuse_upscaling(params, source)
+    source = probe(
+        require_input(ctx, "video"), language=params.audio_language, sound=params.audio_stream
+    )
+    params, skipped = _without_upscaling(params, source)
     with _partial_folder(ctx) as folder:
         started = time.monotonic()
-        resumed_at = _transcode(ctx, source, params, folder)
+        resumed_at, said = _transcode(ctx, source, params, folder)
         seconds = time.monotonic() - started
         ctx.progress(0.99, "checking the outputs", phase="verify")
+        outputs = [_read(rendition, folder) for rendition in params.renditions]
+        damage = damage_of(source, outputs, said)
+        if damage is not None and params.on_damage == "fail":
+            raise damaged(damage)
         result = TranscodeResult(
             duration=round(source.duration, 3),
             source=_facts(source),
-            renditions=[_measure(rendition, folder) for rendition in params.renditions],
-            thumbnails=sorted(
-                path.name for path in folder.glob("thumb-*" + params.thumbnails.suffix)
-            ),
+            renditions=[
+                _measure(rendition, output)
+                for rendition, output in zip(params.renditions, outputs, strict=True)
+            ],
+            thumbnails=complete_stills(ctx, _program(), outputs, params, folder),
             seconds=round(seconds, 3),
             resumed_at=round(resumed_at, 3),
+            skipped=skipped,
+            damaged=damage is not None,
+            damage=damage,
+            notes=notes(source, params),
         )
         _hand_over(ctx, folder, result)
     ctx.progress(1.0, "done", phase="done")
     return result
 
 
-def _transcode(ctx: Context, source: Source, params: TranscodeParams, folder: Path) -> float:
-    """Writes the outputs; returns the seconds of the source that earlier attempts had done."""
+def _transcode(
+    ctx: Context, source: Source, params: TranscodeParams, folder: Path
+) -> tuple[float, Said]:
+    """Writes the outputs. Returns the seconds of the source that earlier attempts had done, and
+    what ffmpeg said of the source."""
     program = _program()
     threads = thread_count(params.threads, len(os.sched_getaffinity(0)))
     if segmented(source):
         attempt = LongTranscode(ctx, program, source, params, threads)
-        attempt.run(folder, _reporter(ctx, source, attempt.resumed_at))
-        return attempt.resumed_at
+        said = attempt.run(folder, _reporter(ctx, source, attempt.resumed_at))
+        return attempt.resumed_at, said
     report = _reporter(ctx, source)
 
-    def run(part: Part, share: float, before: float) -> None:
+    def run(part: Part, share: float, before: float) -> Said:
         argv = command(program, source, params, folder, part, threads=threads)
-        refuse_cut_off(run_ffmpeg(argv, ctx, lambda latest: report(latest, share, before)))
+        said = run_ffmpeg(argv, ctx, lambda latest: report(latest, share, before))
+        refuse_cut_off(said.tail)
+        return said
 
-    run_parts(ctx, params, sizes(source, params), run)
-    return 0.0
+    return 0.0, run_parts(ctx, params, sizes(source, params), run)
 
 
-def _refuse_upscaling(params: TranscodeParams, source: Source) -> None:
-    """Scaling up costs time and space and adds nothing; a caller's mistake, so it is said."""
+def _without_upscaling(
+    params: TranscodeParams, source: Source
+) -> tuple[TranscodeParams, list[str]]:
+    """What is made, and the names of what is left out: scaling up costs time and space and adds
+    nothing. Raises PermanentError where nothing may be left out, or all would be."""
+    fitting = [r for r in params.renditions if r.height <= source.height]
+    if len(fitting) == len(params.renditions):
+        return params, []
+    if params.on_upscale == "fail" or not fitting:
+        raise _upscale(params, source)
+    skipped = [r.name for r in params.renditions if r.height > source.height]
+    return params.model_copy(update={"renditions": fitting}), skipped
+
+
+def _upscale(params: TranscodeParams, source: Source) -> PermanentError:
     violations = [
         (f"renditions[{index}].height", f"{rendition.height} is above {source.height}")
         for index, rendition in enumerate(params.renditions)
         if rendition.height > source.height
     ]
-    if violations:
-        fields = ", ".join(f"{field} ({what})" for field, what in violations)
-        raise PermanentError(
-            f"the source is {source.width}x{source.height} and nothing is scaled up: {fields}; "
-            f"ask for at most {source.height // 2 * 2}",
-            reason="UPSCALE",
-            code="INVALID_ARGUMENT",
-            metadata={"source_height": str(source.height)},
-            violations=violations,
-        )
+    fields = ", ".join(f"{field} ({what})" for field, what in violations)
+    return PermanentError(
+        f"the source is {source.width}x{source.height} and nothing is scaled up: {fields}; "
+        f"ask for at most {source.height // 2 * 2}, or set on_upscale to skip",
+        reason="UPSCALE",
+        code="INVALID_ARGUMENT",
+        metadata={"source_height": str(source.height)},
+        violations=violations,
+    )
 
 
 @contextmanager
@@ -165,18 +198,24 @@ def _facts(source: Source) -> SourceFacts:
         frame_rate=round(source.frame_rate, 3),
         video_codec=source.video_codec,
         audio_codec=source.audio_codec,
+        audio_stream=source.audio_stream,
+        interlaced=source.interlaced,
+        hdr=HDR.get(source.transfer),
     )
 
 
-def _measure(rendition: Rendition, folder: Path) -> RenditionResult:
+def _read(rendition: Rendition, folder: Path) -> Source:
     """Reads the finished file as a stranger would: what is reported is what is there."""
     try:
-        output = probe(folder / rendition.artifact)
+        return probe(folder / rendition.artifact)
     except (PermanentError, OSError) as error:
         raise TaskError(
             f"ffmpeg ended well, but {rendition.artifact} cannot be read: {error}",
             reason="FFMPEG_FAILED",
         ) from error
+
+
+def _measure(rendition: Rendition, output: Source) -> RenditionResult:
     return RenditionResult(
         name=rendition.name,
         artifact=rendition.artifact,
