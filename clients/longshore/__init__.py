@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from longshore.aio import AsyncClient
     from longshore.errors import (
         AlreadyExists,

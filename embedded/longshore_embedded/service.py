@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import longshore
 from longshore_cpu_workers.build import Build
 from longshore_embedded.machine import with_pools
 from longshore_embedded.main import MARK
@@ -136,7 +137,9 @@ class Service:
 
     def _announce(self, port: int) -> None:
         host = self._options.listen.rpartition(":")[0]
-        lines = [f"Longshore listens on {host}:{port}, data in {self._options.data}"]
+        lines = [
+            f"Longshore {longshore.__version__} listens on {host}:{port}, data in {self._options.data}"
+        ]
         if self._options.simulate_gpus:
             lines.append(f"SIMULATED GPUs: {self._options.simulate_gpus}; models run on the CPU")
         print("\n".join(lines), flush=True)

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+import longshore
 from longshore.cli.addresses import UnusableAddress, check_address
 from longshore.cli.group import run_alone
 from longshore.cli.log_options import LogFormat, LogLevel
@@ -59,7 +60,7 @@ async def serve(options: ServerOptions, told: asyncio.Event) -> None:
         await server.start()
         stack.push_async_callback(server.stop)
         host = options.listen.rpartition(":")[0]
-        print(f"{NAME} listens on {host}:{server.port}", flush=True)  # noqa: T201  # for people
+        print(f"{NAME} {longshore.__version__} listens on {host}:{server.port}", flush=True)  # noqa: T201  # for people
         await told.wait()
 
 

@@ -285,3 +285,27 @@ def test_which_targets_are_behind_a_proxy(
     said = str(error_mapping._unavailable(refusal))
     assert ("http_proxy" in said) == bool(variable)
     assert "secret" not in said
+
+
+def test_a_path_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
+    code = "from longshore.cli import main; main()"
+    file = tmp_path / os.fsdecode(b"\xff.toml")
+    file.write_bytes(b"")
+    command = [sys.executable, "-c", code, "check-config", str(file)]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONUTF8": "1"}
+    file.write_text("a = 1")
+    done = subprocess.run(command, env=strict, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"\\udcff.toml: a: no such setting" in done.stderr
+
+
+def test_a_user_without_a_home_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    for command in ("up", "dev-cluster", "doctor"):
+        result = CliRunner().invoke(app, [command])
+        assert result.exit_code == 2
+        assert "give --data a full path, or set HOME" in result.stderr
+        assert "Traceback" not in result.stderr

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import typer
 
+import longshore
 from longshore.cli.group import USAGE, Group
 from longshore.cli.settings import Settings
 from longshore.cli.up import DEFAULT_LISTEN
@@ -69,9 +70,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from longshore import __version__  # noqa: PLC0415  # reads the metadata of the package
-
-        typer.echo(f"longshore {__version__}")
+        typer.echo(f"longshore {longshore.__version__}")
         raise typer.Exit
 
 

@@ -16,6 +16,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+import longshore
+
 GLOBAL_VALUES = ("--target", "--timeout")
 GLOBAL_FLAGS = ("--json", "--wide")
 USAGE = 2
@@ -105,7 +107,10 @@ class Group(_Plain, TyperGroup):
 
 
 def run_alone(name: str, function: Callable[..., None]) -> None:
-    """Runs a program that is one command, and ends the process."""
+    """Runs a program that is one command, and ends the process; --version prints the release."""
+    if sys.argv[1:] == ["--version"]:
+        typer.echo(f"{name} {longshore.__version__}")
+        sys.exit(0)
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
