@@ -136,10 +136,9 @@ class Service:
         return asyncio.create_task(reloading.run(), name="reload")
 
     def _announce(self, port: int) -> None:
-        host = self._options.listen.rpartition(":")[0]
-        lines = [
-            f"Longshore {longshore.__version__} listens on {host}:{port}, data in {self._options.data}"
-        ]
+        place = f"{self._options.listen.rpartition(':')[0]}:{port}"
+        release = f"Longshore {longshore.__version__}"
+        lines = [f"{release} listens on {place}, data in {self._options.data}"]
         if self._options.simulate_gpus:
             lines.append(f"SIMULATED GPUs: {self._options.simulate_gpus}; models run on the CPU")
         print("\n".join(lines), flush=True)
