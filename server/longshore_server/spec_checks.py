@@ -125,6 +125,8 @@ def check_address(uri: str, at: str, faults: Faults) -> None:
     path = uri.removeprefix("file://")
     if path == uri or not path.startswith("/"):
         faults.add(at, f"is {cut(uri, 80)!r}; give file:///absolute/path")
+    elif "?" in path or "#" in path:
+        faults.add(at, f"is {cut(uri, 80)!r}; write %3F for a '?' of the path, and %23 for a '#'")
     elif ".." in (parts := unquote(path).split("/")) or any("\0" in part for part in parts):
         faults.add(at, f"is {cut(uri, 80)!r}; give a path without '..' and without NUL")
 

@@ -180,6 +180,8 @@ async def test_labels(harness: Harness, labels: dict[str, str], field: str) -> N
         (job_pb2.PayloadRef(uri="https://example.com/x"), "uri"),
         (job_pb2.PayloadRef(uri="file://host/x"), "uri"),
         (job_pb2.PayloadRef(uri="file:///data/../etc/passwd"), "uri"),
+        (job_pb2.PayloadRef(uri="file:///data/a#b.mp4"), "uri"),
+        (job_pb2.PayloadRef(uri="file:///data/a?b.mp4"), "uri"),
         (job_pb2.PayloadRef(uri="file:///a\0b"), "uri"),
         (job_pb2.PayloadRef(uri="file:///" + "x" * 2048), "uri"),
         (job_pb2.PayloadRef(uri="file:///a", sha256=b"short"), "sha256"),

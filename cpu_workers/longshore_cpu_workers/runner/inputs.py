@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from longshore.sdk.context import Input
 from longshore.sdk.failures import JobCancelled
@@ -45,6 +45,14 @@ def open_input(name: str, uri: str, size: int, sha256: str, cancelled: Callable[
 
 def _local_path(name: str, uri: str) -> Path:
     parts = urlsplit(uri)
+    if "?" in uri or "#" in uri:
+        message = (
+            f"input {name!r} is {uri!r}, a URI with a bare '?' or '#', which end its path; if they"
+            " are characters of the name, write %3F and %23"
+        )
+        raise InputRefused(
+            permanent("INVALID_ARGUMENT", "INPUT_NOT_SUPPORTED", message, input=name)
+        )
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         message = (
             f"input {name!r} is {parts.scheme or 'no'} URI; workers read file:// URIs only. "
@@ -53,7 +61,7 @@ def _local_path(name: str, uri: str) -> Path:
         raise InputRefused(
             permanent("INVALID_ARGUMENT", "INPUT_NOT_SUPPORTED", message, input=name)
         )
-    return Path(unquote(parts.path))
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))  # a name need not be UTF-8
 
 
 def _measure(name: str, path: Path) -> int:
