@@ -22,6 +22,7 @@ _STATE = re.compile(r"(?<![\w.])state\s*(:|=|!=)")
 AT_ONCE = 100
 """Calls that are under way together."""
 SAMPLE = 10
+MOST_SHOWN = 1000
 
 Act = Callable[[AsyncClient, str], Awaitable[job_pb2.Job]]
 
@@ -95,36 +96,46 @@ def _act(
         if not chosen:
             if not ids:  # xargs with nothing to do calls it so
                 output.tell("no job is named: give ids, or choose jobs by --filter and its like")
-            return await _act_on(client, output, ids, one)
-        found = [job async for job in client.list(chosen, page_size=PAGE)]
+            return await _act_on(client, output, ids, one, done)
         if not yes:
-            _preview(output, found, done)
+            await _preview(client, output, chosen, done)
             return 0
-        return await _act_on(client, output, [job.job_id for job in found], one)
+        named = [job.job_id async for job in client.list(chosen, page_size=PAGE)]
+        return await _act_on(client, output, named, one, done)
 
     run(context, command)
 
 
-async def _act_on(client: AsyncClient, output: Output, ids: list[str], one: Act) -> int:
+async def _act_on(client: AsyncClient, output: Output, ids: list[str], one: Act, done: str) -> int:
     """A bounded number of calls at once; the first error decides the exit status."""
     acted: list[job_pb2.Job] = []
     status = 0
     for start in range(0, len(ids), AT_ONCE):
         part = ids[start : start + AT_ONCE]
         found, exit_with = await each(output, part, lambda job_id: one(client, job_id))
-        acted += found
         status = status or exit_with
+        if output.json:
+            output.show(columns.JOB, found)
+        else:
+            acted += found[: MOST_SHOWN - len(acted)]
     if acted:
         output.show(columns.JOB, acted)
+    if len(ids) > MOST_SHOWN:
+        output.tell(f"{len(ids)} jobs were asked to be {done}; the first {MOST_SHOWN} are shown")
     return status
 
 
-def _preview(output: Output, found: list[job_pb2.Job], done: str) -> None:
+async def _preview(client: AsyncClient, output: Output, chosen: str, done: str) -> None:
+    sample: list[job_pb2.Job] = []
+    count = 0
+    async for job in client.list(chosen, page_size=PAGE):
+        count += 1
+        sample += [job] if count <= SAMPLE else []
     if output.json:
-        output.document({"count": len(found), "dry_run": True})
+        output.document({"count": count, "dry_run": True})
         return
-    output.line(f"{len(found)} jobs would be {done}; add --yes")
-    if found:
-        output.show(columns.JOB, found[:SAMPLE])
-        if len(found) > SAMPLE:
-            output.tell(f"and {len(found) - SAMPLE} more")
+    output.line(f"{count} jobs would be {done}; add --yes")
+    if sample:
+        output.show(columns.JOB, sample)
+    if count > SAMPLE:
+        output.tell(f"and {count - SAMPLE} more")
