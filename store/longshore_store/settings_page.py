@@ -49,7 +49,7 @@ def page() -> str:
     """The whole page, in Markdown."""
     parts = [HEAD, _section("Top level", Settings, "")]
     for name, field in Settings.model_fields.items():
-        inner = _model(field.annotation)
+        inner = section_of(field.annotation)
         if inner is not None:
             of_names = get_origin(field.annotation) is dict
             title = f"[{name}.NAME]" if of_names else f"[{name}]"
@@ -57,7 +57,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a setting is, by itself or for each name."""
     if get_origin(annotation) is dict:
         annotation = get_args(annotation)[1]
@@ -73,7 +73,7 @@ def _section(heading: str, model: type[BaseModel], title: str) -> str:
 
 
 def _row(name: str, field: FieldInfo, title: str) -> str:
-    if not title and _model(field.annotation) and get_origin(field.annotation) is not dict:
+    if not title and section_of(field.annotation) and get_origin(field.annotation) is not dict:
         return ""  # has a section of its own, and says nothing more
     text = " ".join((field.description or "").split())
     return f"| `{name}` | {_default(name, field)} | {_range(name, field)} | {text} |"

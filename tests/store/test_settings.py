@@ -5,18 +5,8 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from pydantic import BaseModel
 
-from longshore_store import settings_page
-from longshore_store.settings import (
-    PoolSettings,
-    QueueSettings,
-    RetentionSettings,
-    Settings,
-    SettingsError,
-    parse_settings,
-)
-from tests.layout.tree import ROOT
+from longshore_store.settings import Settings, SettingsError, parse_settings
 
 
 @pytest.mark.parametrize(
@@ -130,16 +120,3 @@ def test_every_mistake_is_told_at_once() -> None:
         "clutser:", "pools.p:", "queues.a.overflow_to", "queues.c.overflow_to",
         "queues.e.maximum_waiting:", "scheduler.abandon", "scheduler.term:",
     ]  # fmt: skip
-
-
-def test_the_page_of_settings_is_current() -> None:
-    renew = "python -m longshore_store.settings_page > docs/settings.md"
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_page.page(), renew
-
-
-def test_the_page_describes_every_setting_and_its_example_is_right() -> None:
-    page = settings_page.page()
-    models: list[type[BaseModel]] = [Settings, QueueSettings, PoolSettings, RetentionSettings]
-    assert all(field.description for model in models[1:] for field in model.model_fields.values())
-    example = page.partition("```toml")[2].partition("```")[0]
-    assert parse_settings(tomllib.loads(example)).queues["short"].overflow_to == "long"
