@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc
 
+from longshore.attempts import AttemptCalls
 from longshore.batches import IN_FLIGHT, Items, Pipeline, new_key
 from longshore.calls import Calls, Repeat, Timing
 from longshore.handle import JobHandle
@@ -47,7 +48,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class AsyncClient(DeadLetterCalls):
+class AsyncClient(AttemptCalls, DeadLetterCalls):
     """A connection to one Longshore service, for one event loop.
 
     The channel opens at the first call. Every method takes `timeout`, in seconds for all its

@@ -155,6 +155,7 @@ class Client(_Mirror):
     status = _call(AsyncClient.status)
     watch = _iterate(AsyncClient.watch)
     list = _iterate(AsyncClient.list)
+    attempts = _iterate(AsyncClient.attempts)
     cancel = _call(AsyncClient.cancel)
     retry = _call(AsyncClient.retry)
     queues = _call(AsyncClient.queues)

@@ -186,6 +186,7 @@ class FakeService(
         self.trims: deque[int] = deque()
         self.reports_created = True
         self.holds = False
+        self.attempts: list[job_pb2.Attempt] = []
         self.drained = ["w1"]
         self.on_enter: Callable[[Any], None] = lambda context: None
 
@@ -278,7 +279,7 @@ class FakeService(
         return job_service_pb2.CancelResponse(job=history.job)
 
     async def ListAttempts(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        return job_service_pb2.ListAttemptsResponse(attempts=self.attempts[::-1])
 
     async def Retry(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
@@ -388,8 +389,7 @@ class FakeService(
 
     async def PurgeDeadLetters(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
-        first = len(self.requests["PurgeDeadLetters"]) == 1
-        more = first and not request.dry_run
+        more = len(self.requests["PurgeDeadLetters"]) == 1 and not request.dry_run
         return queue_service_pb2.PurgeDeadLettersResponse(count=2, more=more)
 
 

@@ -100,6 +100,18 @@ def test_the_traceback_of_an_attempt_is_kept_when_a_later_one_succeeds(
     assert "traceback\n  Traceback:\n    line 7\n" in run("status", "job-1", "--verbose").stdout
 
 
+def test_every_attempt_is_shown_of_a_job_that_has_many(service: FakeService, run: Run) -> None:
+    history = ran(service.add())
+    service.attempts = [job_pb2.Attempt(number=n, worker_id="w1") for n in range(1, 31)]
+    history.ended.attempts.extend(service.attempts[20:])
+    history.ended.attempt_count = 30
+    newest = run("status", "job-1").stdout
+    assert newest.count("attempt   ") == 10
+    assert "30 in all" in newest
+    every = run("status", "job-1", "--verbose").stdout
+    assert [f"attempt   {n} on w1" for n in range(1, 31)] == every.splitlines()[-30:]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.35, "350ms"), (3.24, "3.2s"), (12, "12s"), (59.99, "1m00s"), (312, "5m12s"),

@@ -26,6 +26,8 @@ def lines(response: job_service_pb2.StatusResponse, *, verbose: bool) -> Iterato
         yield f"{'input':<9} {_file(name, ref)}"
     for name, ref in sorted(job.result.artifacts.items()):
         yield f"{'artifact':<9} {_file(name, ref)}"
+    if job.attempt_count > len(job.attempts):
+        yield f"{'attempts':<9} {job.attempt_count} in all; --verbose shows those before, too"
     for attempt in job.attempts:
         yield f"{'attempt':<9} {_attempt(attempt, job)}"
         if verbose and attempt.error != job.error:

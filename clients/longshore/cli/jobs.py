@@ -54,11 +54,21 @@ def status(
             output.show(columns.JOB, [response.job for response in found])
         else:
             for response in found:
+                if verbose:
+                    await _read_all_attempts(client, response.job)
                 for line in details.lines(response, verbose=verbose):
                     output.line(line)
         return exit_with
 
     run(context, command)
+
+
+async def _read_all_attempts(client: AsyncClient, job: job_pb2.Job) -> None:
+    """The answer to Status has only the newest ones."""
+    if job.attempt_count > len(job.attempts):
+        newest_first = [attempt async for attempt in client.attempts(job.job_id)]
+        del job.attempts[:]
+        job.attempts.extend(reversed(newest_first))
 
 
 def list_(
