@@ -49,6 +49,7 @@ class Commands(Group):
         "cordon": ("workers", "cordon"),
         "uncordon": ("workers", "uncordon"),
         "tasks": ("service", "tasks"),
+        "run": ("run_local", "run"),
         "check-config": ("check_config", "check_config"),
         "migrate": ("migrate", "migrate"),
         "doctor": ("doctor", "doctor"),
