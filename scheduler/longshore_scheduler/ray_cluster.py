@@ -264,7 +264,8 @@ class RayCluster:
                 found.answered.append(answer)
                 continue
             _log.warning("worker %s does not answer: %s", worker_id, _line(answer))
-            if isinstance(answer, TimeoutError):
+            # Only one that is gone holds nothing: the answer of another release may be unreadable.
+            if not isinstance(answer, WorkerGone | ValueError):  # the name of a vanished actor
                 found.silent.append(worker_id)
         return found
 

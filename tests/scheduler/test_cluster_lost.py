@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from longshore_scheduler.cluster import ClusterLost
+from longshore_cpu_workers.wire import Needs, WorkerInfo
+from longshore_scheduler.cluster import ClusterLost, WorkerGone
 from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
 from longshore_scheduler.ray_head import LocalHead
 from longshore_store.process import Superseded
@@ -82,3 +84,32 @@ async def test_the_head_may_be_an_ipv6_address(tmp_path: Path) -> None:
     server.close()
     await server.wait_closed()
     await cluster.close()
+
+
+async def test_a_worker_whose_answer_cannot_be_read_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It may be of another release, and runs what it has."""
+    cluster = RayCluster(WorkerPlace(tmp_path, tmp_path))
+    info = WorkerInfo("well", "cpu", "node", 1, Needs())
+    answers: dict[str, WorkerInfo | Exception] = {
+        "well": info,
+        "slow": TimeoutError("no answer"),
+        "other": TypeError("WorkerInfo takes 8 positional arguments but 9 were given"),
+        "dead": WorkerGone("its process has ended"),
+        "vanished": ValueError("no actor has that name"),
+    }
+
+    async def names(_: object) -> list[str]:
+        return [f"worker-{worker_id}" for worker_id in answers]
+
+    async def find(worker_id: str) -> WorkerInfo:
+        answer = answers[worker_id]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cluster, "_ray", MagicMock())
+    monkeypatch.setattr(cluster, "_in_thread", names)
+    monkeypatch.setattr(cluster, "_find", find)
+    assert await cluster.find_workers() == ([info], ["slow", "other"])
