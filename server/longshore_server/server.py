@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from longshore_server.catalogue import PERIOD
 from longshore_server.health import SERVICE_NAME as HEALTH
 from longshore_server.health import Health
 from longshore_server.hub import POLL
+from longshore_server.reflecting import reflect
 from longshore_server.services import SERVICE_NAMES, Services
 from longshore_server.watch import LIFETIME
 from longshore_store.bus import Bus
@@ -110,8 +110,7 @@ class LongshoreServer:
         server = grpc.aio.server(options=options, interceptors=self._interceptors)
         self.services.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*SERVICE_NAMES, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflect(server, (*SERVICE_NAMES, HEALTH))
         self.port = self._bind(server)
         await server.start()
         self._server = server

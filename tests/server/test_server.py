@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from longshore.v1.job_service_pb2 import ListJobsRequest, WatchProgressRequest
 from longshore.v1.job_service_pb2_grpc import JobServiceStub
@@ -45,11 +45,14 @@ async def test_health_by_service(harness: Harness) -> None:
         assert answer.status == SERVING
 
 
-async def test_reflection(harness: Harness) -> None:
-    channel: Any = harness.channel
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection(harness: Harness, version: str) -> None:
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    call = stub.ServerReflectionInfo(iter([ask]))
+    call: Any = harness.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )(iter([ask]))
     answer = await call.read()
     names = {service.name for service in answer.list_services_response.service}
     assert {"longshore.v1.JobService", "longshore.v1.PoolService", "grpc.health.v1.Health"} <= names
