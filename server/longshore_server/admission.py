@@ -20,7 +20,7 @@ from longshore_server.refusals import Faults
 from longshore_server.spec_checks import check_own, check_request
 from longshore_server.times import micros
 from longshore_server.unknown import check_known
-from longshore_store.model import NewJob, OnConflict, UniqueClaim
+from longshore_store.model import CallKey, NewJob, OnConflict, UniqueClaim
 
 AT_ONCE = 50
 """Jobs of a batch that are checked before the event loop gets its turn."""
@@ -167,6 +167,11 @@ class Admission:
             dict(item.own.labels) if item.own is not None else _NO_LABELS,
             unique,
         )
+
+
+def call_key(item: Item, tenant: str) -> CallKey:
+    """The key of a call, with what must be equal in a repeat."""
+    return CallKey(tenant, item.request.idempotency_key, fingerprint(item, _claim(item.request)[1]))
 
 
 def fingerprint(item: Item, tail: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from longshore.seams import seam
 from longshore.v1.job_service_pb2 import SubmitRequest, SubmitResponse
-from longshore_server.admission import Admission, Item, read_item
+from longshore_server.admission import Admission, Admitted, Item, call_key, read_item
 from longshore_server.catalogue import Catalogue, CatalogueReader
 from longshore_server.jobs import JobReader
 from longshore_server.overload import FullQueues, queue_full
@@ -18,12 +18,15 @@ from longshore_store.model import (
     JobRecord,
     NewJob,
     QueueFull,
+    StoreUnavailable,
     SubmitRefused,
     UniquenessConflict,
 )
 from longshore_store.store import Store
 
 LARGEST_BATCH = 1000
+MOST_LOOK_UPS = 8
+"""Refused calls whose keys are looked for at a time: repeats of accepted ones are rare."""
 
 
 class Submitter:
@@ -35,6 +38,7 @@ class Submitter:
         self._jobs = jobs
         self._admission = Admission()
         self._full = FullQueues()
+        self._looking = 0
 
     async def submit(
         self,
@@ -58,6 +62,25 @@ class Submitter:
         """
         items = [read_item(request) for request in requests]
         catalogue = await self._catalogue_for(items)
+        admitted: Sequence[Admitted | None]
+        try:
+            admitted, accepted = await self._accept(items, places, catalogue, tenant)
+        except Refusal as refusal:
+            admitted = [None] * len(items)
+            accepted = await self._accepted_before(items, tenant, refusal)
+        seam("submit.committed")
+        existing = await self._read_existing(accepted, tenant)
+        responses = Responses(catalogue, self._store.now_us(), self._jobs, tenant, brief=brief)
+        stored = not requests[0].validate_only
+        for answer, one in zip(accepted, admitted, strict=True):
+            if answer.created and one is not None:
+                responses.fill_new(new_response(), one, answer, stored=stored)
+            else:
+                responses.fill_existing(new_response(), existing.get(answer.job_id), answer)
+
+    async def _accept(
+        self, items: Sequence[Item], places: Sequence[str], catalogue: Catalogue, tenant: str
+    ) -> tuple[list[Admitted], list[Accepted]]:
         faults = Faults()
         now_us = self._store.now_us()
         new, admitted = await self._admission.admit(
@@ -66,16 +89,29 @@ class Submitter:
         _check_together(items, places, faults)
         faults.check()
         self._full.check((job.queue for job in new), catalogue)
-        only_validate = requests[0].validate_only
-        accepted = await self._store_jobs(new, places, catalogue, only_validate)
-        seam("submit.committed")
-        existing = await self._read_existing(accepted, tenant)
-        responses = Responses(catalogue, self._store.now_us(), self._jobs, tenant, brief=brief)
-        for answer, one in zip(accepted, admitted, strict=True):
-            if answer.created:
-                responses.fill_new(new_response(), one, answer, stored=not only_validate)
-            else:
-                responses.fill_existing(new_response(), existing.get(answer.job_id), answer)
+        only_validate = items[0].request.validate_only
+        return admitted, await self._store_jobs(new, places, catalogue, only_validate)
+
+    async def _accepted_before(
+        self, items: Sequence[Item], tenant: str, refusal: Refusal
+    ) -> list[Accepted]:
+        """What the call got when it was accepted, if this is the repeat of one: since then a task
+        may have another schema, a pool another size, a queue no room. Raises the refusal else."""
+        if not all(item.request.idempotency_key for item in items):
+            raise refusal
+        if self._looking >= MOST_LOOK_UPS:  # an overload, which is refused without the store
+            raise refusal
+        self._looking += 1
+        try:
+            known = await self._store.find_accepted([call_key(item, tenant) for item in items])
+        except StoreUnavailable:
+            raise refusal from None
+        finally:
+            self._looking -= 1
+        accepted = [answer for answer in known if answer is not None]
+        if len(accepted) != len(items):
+            raise refusal
+        return accepted
 
     async def _catalogue_for(self, items: Sequence[Item]) -> Catalogue:
         """One reading; a newer one if it does not know a name that the items have."""

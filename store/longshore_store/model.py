@@ -61,7 +61,7 @@ class NewJob(NamedTuple):
 
 
 class CallKey(NamedTuple):
-    """An idempotency key of a call that is no Submit, and what must be equal in a repeat."""
+    """An idempotency key of a call, and what must be equal in a repeat."""
 
     tenant: str
     key: str

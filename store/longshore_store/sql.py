@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from longshore_store import model as m
+from longshore_store.accepted_keys import AcceptedKeys
 from longshore_store.attempts import AttemptWrites
 from longshore_store.committer import Committer, Transaction, Write, unavailable
 from longshore_store.dead_letters import DeadLetterReads, DeadLetterWrites
@@ -58,6 +59,7 @@ class SqlStore(Declarations, Upkeep):
         self._leadership = LeadershipWrites(self._dialect)
         self._handlers = self._make_handlers()
         self._jobs = JobReads(self._dialect)
+        self._keys = AcceptedKeys(self._dialect)
         self._letters = DeadLetterReads(self._dialect, self._jobs)
         self._redrives = RedriveReads(self._dialect)
         self._dispatch = DispatchReads(self._dialect)
@@ -341,6 +343,10 @@ class SqlStore(Declarations, Upkeep):
         """See Store."""
         found = await self.read_jobs([job_id], full=full)
         return found[0] if found else None
+
+    async def find_accepted(self, keys: Sequence[m.CallKey]) -> list[m.Accepted | None]:
+        """See Store."""
+        return await self._read(lambda c: self._keys.accepted(c, keys))
 
     async def read_jobs(self, job_ids: Sequence[str], *, full: bool = False) -> list[m.JobRecord]:
         """See Store."""

@@ -104,6 +104,9 @@ class Store(Protocol):
             IdempotencyConflict: the key belongs to another call.
         """
 
+    async def find_accepted(self, keys: Sequence[CallKey]) -> list[Accepted | None]:
+        """What each call got that was accepted under such a key, if it was the same call."""
+
     # -- reading jobs
 
     async def read_job(self, job_id: str, *, full: bool = False) -> JobRecord | None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, Text, and_, func, literal_column, select
+from sqlalchemy import Select, Text, func, literal_column, select
 
 from longshore_store.acceptance import deadlines, first_state, needs_gpu
+from longshore_store.accepted_keys import AcceptedKeys, is_free
 from longshore_store.committer import KeyTaken, Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row, Rowset
 from longshore_store.edges import (
@@ -24,6 +25,7 @@ from longshore_store.edges import (
 )
 from longshore_store.model import (
     Accepted,
+    CallKey,
     EventKind,
     IdempotencyConflict,
     NewJob,
@@ -52,6 +54,9 @@ _JOB: dict[str, Kind] = {
 }
 _SPEC: dict[str, Kind] = {"id": "text", "spec": "text", "payload": "text"}
 
+Known = dict[tuple[str, str], Row]
+"""By tenant and key: what a call that was accepted got."""
+
 
 class SubmitWrites:
     """The handler of the committer for submissions."""
@@ -65,7 +70,7 @@ class SubmitWrites:
             dialect.insert_new(
                 jobs,
                 [*_JOB, "sequence", "created_us", "ready_us"],
-                select(*cells, number(1), NOW, NOW).select_from(r.table),
+                select(*cells, number(1), NOW, NOW).select_from(r.table).where(is_free(r)),
             )
         )
         self._insert_specs = dialect.fix(
@@ -87,6 +92,7 @@ class SubmitWrites:
         ).where(lanes.c.n > 0)  # fmt: skip
         self._count = dialect.fix(add_counts(dialect, waiting))
         self._unique = UniqueClaims(dialect, self._require_room)
+        self._keys = AcceptedKeys(dialect)
 
     async def submit_jobs(self, tx: Transaction, writes: list[Write]) -> None:
         """Answers each write with its Accepted, or refuses it whole.
@@ -120,7 +126,7 @@ class SubmitWrites:
             del tx.changed[known:]
 
     async def _plain(
-        self, tx: Transaction, writes: list[Write], taken: set[tuple[str, str | None]]
+        self, tx: Transaction, writes: list[Write], taken: set[tuple[str, str]]
     ) -> set[Write]:
         """Writes that claim nothing, have no key that is taken, and fit into their queues."""
         free = [w for w in writes if not any(job.unique for job in w.rows)]
@@ -197,6 +203,7 @@ class SubmitWrites:
         by_key = await self._by_key(tx, new)
         answers: list[Accepted] = []
         fresh: list[tuple[int, NewJob]] = []
+        others: list[tuple[CallKey, str]] = []
         for index, job in enumerate(new):
             earlier = by_key.get(_key(job))
             if earlier is not None:
@@ -212,23 +219,20 @@ class SubmitWrites:
             answers.append(answer)
             if job.idempotency_key:  # and may have the same key
                 by_key[_key(job)] = _found(job, answer)
+                if not answer.created:
+                    key = CallKey(job.tenant, job.idempotency_key, job.fingerprint)
+                    others.append((key, answer.job_id))
         await self._insert_fitting(tx, fresh)
+        await self._keys.keep(tx, others)
         return answers
 
     async def _insert_fitting(self, tx: Transaction, new: Sequence[tuple[int, NewJob]]) -> None:
         await self._require_room(tx, new)
         await self._insert(tx, [job for _, job in new])
 
-    async def _by_key(
-        self, tx: Transaction, new: Sequence[NewJob]
-    ) -> dict[tuple[str, str | None], Row]:
-        keys = [_key(job) for job in new if job.idempotency_key]
-        if not keys:
-            return {}
-        r = self._dialect.rowset("k", {"tenant": "text", "key": "text"})
-        query = self._dialect.fixed("submit.by_key", lambda: _by_key(r))
-        found = await self._dialect.rows(tx.connection, query, r.params(keys))
-        return {(row[0], row[1]): row[2:] for row in found}
+    async def _by_key(self, tx: Transaction, new: Sequence[NewJob]) -> Known:
+        keys = [(job.tenant, job.idempotency_key) for job in new if job.idempotency_key]
+        return dict(await self._keys.find(tx.connection, keys)) if keys else {}
 
 
 def _depths(r: Rowset) -> Select[Any]:
@@ -239,16 +243,6 @@ def _depths(r: Rowset) -> Select[Any]:
     )
     source = r.table.join(queues, queues.c.name == r.c.name)
     return select(queues.c.name, waiting, queues.c.maximum_waiting).select_from(source)
-
-
-def _by_key(r: Rowset) -> Select[Any]:
-    c = jobs.c
-    same = and_(
-        c.tenant == r.c.tenant, c.idempotency_key == r.c.key, c.idempotency_key.is_not(None)
-    )
-    return select(
-        c.tenant, c.idempotency_key, c.id, c.fingerprint, c.state, c.created_us
-    ).select_from(r.table.join(jobs, same))
 
 
 def _refusal(new: Sequence[tuple[int, NewJob]], depths: dict[str, list[int]]) -> QueueFull | None:
@@ -262,8 +256,9 @@ def _refusal(new: Sequence[tuple[int, NewJob]], depths: dict[str, list[int]]) ->
     return None
 
 
-def _key(job: NewJob) -> tuple[str, str | None]:
-    return job.tenant, job.idempotency_key
+def _key(job: NewJob) -> tuple[str, str]:
+    """The place of its key; of jobs without one, a place where there is none."""
+    return job.tenant, job.idempotency_key or ""
 
 
 def _found(job: NewJob, answer: Accepted) -> Row:
@@ -271,7 +266,7 @@ def _found(job: NewJob, answer: Accepted) -> Row:
     return answer.job_id, job.fingerprint, answer.state, answer.created_us
 
 
-def _answer_again(write: Write, known: Mapping[tuple[str, str | None], Row]) -> None:
+def _answer_again(write: Write, known: Mapping[tuple[str, str], Row]) -> None:
     try:
         write.answer = [_repeated(i, job, known[_key(job)]) for i, job in enumerate(write.rows)]
     except SubmitRefused as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpc import StatusCode
 
 from longshore.v1 import job_pb2, queue_service_pb2
 from longshore.v1 import job_service_pb2 as pb
+from longshore_cpu_workers.tasks import echo
 from longshore_server import overload
 from longshore_store.states import JobState
 from longshore_store.topology_records import QueueDeclaration, TaskRecord
@@ -105,6 +107,35 @@ async def test_same_key_is_the_same_job(harness: Harness) -> None:
     again = await harness.jobs.Submit(keyed)
     assert (first.created, again.created) == (True, False)
     assert again.job == first.job
+
+
+async def test_a_repeat_of_an_accepted_call_outlives_a_deploy(harness: Harness) -> None:
+    """Its task may be gone, or want more by now: the job was accepted, and is the answer."""
+    keyed = request(payload='{"text":"a"}')
+    keyed.idempotency_key = "order-1"
+    first = await harness.jobs.Submit(keyed)
+    stricter = echo.describe()
+    stricter["input_schema"] = {"type": "object", "required": ["more"]}
+    for declared in ([], [TaskRecord("echo", json.dumps(stricter))]):
+        await harness.store.publish_tasks(declared)
+        await harness.server.services.catalogue.refresh()
+        again = await harness.jobs.Submit(keyed)
+        assert (again.created, again.job.job_id) == (False, first.job.job_id)
+        other = request(payload='{"text":"b"}')
+        other.idempotency_key = "order-1"
+        refusal = await refused(harness.jobs.Submit(other))
+        assert refusal.code in {StatusCode.NOT_FOUND, StatusCode.INVALID_ARGUMENT}
+
+
+async def test_a_repeat_of_an_accepted_call_is_answered_by_a_full_queue(harness: Harness) -> None:
+    keyed = request(queue="tiny")
+    keyed.idempotency_key = "order-1"
+    first = await harness.jobs.Submit(keyed)
+    for _ in range(2):
+        await harness.submit(queue="tiny")
+    assert (await refused(harness.submit(queue="tiny"))).reason == "QUEUE_FULL"
+    again = await harness.jobs.Submit(keyed)
+    assert (again.created, again.job.job_id) == (False, first.job.job_id)
 
 
 async def test_same_key_other_payload(harness: Harness) -> None:

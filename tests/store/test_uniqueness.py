@@ -8,7 +8,9 @@ from sqlalchemy import select
 
 from longshore.sdk.failures import FailureClass
 from longshore_store.model import (
+    CallKey,
     CheckpointUpdate,
+    IdempotencyConflict,
     JobQuery,
     NewJob,
     OnConflict,
@@ -26,6 +28,7 @@ from tests.store.factory import (
     SECOND,
     FakeClock,
     Yard,
+    completion,
     new_job,
     recall,
     setback,
@@ -232,3 +235,68 @@ async def test_two_processes_claim_at_once(postgres_place: Place, clock: FakeClo
         answers = await asyncio.gather(*(s.submit_jobs([new_job(unique=claim)]) for s in stores))
         assert sum(a.created for [a] in answers) == 1
         clock.advance(SECOND)
+
+
+# -- idempotency keys beside uniqueness
+
+
+@pytest.mark.parametrize("on_conflict", [RETURN, OnConflict.REPLACE_QUEUED])
+async def test_a_key_is_kept_although_the_call_was_answered_with_another_job(
+    store: SqlStore, on_conflict: OnConflict
+) -> None:
+    first = unique(on_conflict)
+    [made] = await store.submit_jobs([first])
+    second = unique(on_conflict, idempotency_key="k2", payload='{"n":2}')
+    third = unique(on_conflict, idempotency_key="k3", payload='{"n":3}', fingerprint="f3")
+    for job in (second, third):
+        [answer] = await store.submit_jobs([job])
+        assert (answer.job_id, answer.created) == (made.job_id, False)
+    payload = await read_payload(store, made.job_id)
+    repeat = unique(on_conflict, idempotency_key="k2", payload='{"n":2}')
+    [answer] = await store.submit_jobs([repeat])
+    assert (answer.job_id, answer.created) == (made.job_id, False)
+    assert await read_payload(store, made.job_id) == payload, "a repeat replaces nothing"
+
+
+async def read_payload(store: SqlStore, job_id: str) -> str:
+    record = await store.read_job(job_id, full=True)
+    assert record is not None
+    assert record.payload is not None
+    return record.payload
+
+
+async def test_a_repeat_after_the_job_has_ended_runs_nothing_again(yard: Yard) -> None:
+    store = yard.store
+    attempt = await yard.running(unique=UniqueClaim("order-7", None, RETURN))
+    await store.submit_jobs([unique(RETURN, idempotency_key="k")])
+    assert await store.complete_attempts(yard.term, [completion(attempt)]) == []
+    [answer] = await store.submit_jobs([unique(RETURN, idempotency_key="k")])
+    assert (answer.job_id, answer.created, answer.state) == (
+        attempt.job_id,
+        False,
+        JobState.SUCCEEDED,
+    )
+
+
+async def test_a_key_of_a_call_that_got_another_job_is_no_free_key(store: SqlStore) -> None:
+    await store.submit_jobs([unique(RETURN)])
+    [held] = await store.submit_jobs([unique(RETURN, idempotency_key="k")])
+    other = new_job(idempotency_key="k", fingerprint="f2")
+    with pytest.raises(IdempotencyConflict) as refused:
+        await store.submit_jobs([new_job(), other])
+    assert (refused.value.index, refused.value.existing_id) == (1, held.job_id)
+    assert len(await fetch(store, select(jobs.c.id))) == 1
+
+
+async def test_what_was_accepted_under_a_key_is_found(store: SqlStore) -> None:
+    made, held = new_job(idempotency_key="k1"), unique(RETURN)
+    await store.submit_jobs([made, held])
+    await store.submit_jobs([unique(RETURN, idempotency_key="k2", fingerprint="f2")])
+    keys = [("k1", made.fingerprint), ("k2", "f2"), ("k2", "another"), ("k3", "f")]
+    found = await store.find_accepted([CallKey(made.tenant, *key) for key in keys])
+    assert [answer and (answer.job_id, answer.created) for answer in found] == [
+        (made.id, False),
+        (held.id, False),
+        None,
+        None,
+    ]
