@@ -86,19 +86,19 @@ def test_help_on_filters_and_commands(run: Run) -> None:
 
 def test_submit_says_every_deadline_and_pause(service: FakeService, run: Run) -> None:
     words = """submit resize --total-timeout 2h --queue-timeout 5m --attempt-timeout 30s
-        --backoff 2s --max-backoff 1m --unique daily --fairness-key team-a
-        --expected-duration 90s"""
+        --backoff 2s --max-backoff 1m --unique daily --unique-for 24h"""
     assert run(*words.split()).exit_code == 0
     (request,) = service.requests["Submit"]
     spec = request.spec
     assert request.uniqueness.key == "daily"
+    assert request.uniqueness.window.seconds == 86400
+    assert run("submit", "resize", "--unique-for", "1h").exit_code == 2
     assert spec.timeouts == job_pb2.Timeouts(
         queue=Duration(seconds=300), attempt=Duration(seconds=30), total=Duration(seconds=7200)
     )
     assert spec.retry_policy == job_pb2.RetryPolicy(
         initial_backoff=Duration(seconds=2), maximum_backoff=Duration(seconds=60)
     )
-    assert (spec.fairness_key, spec.expected_duration.seconds) == ("team-a", 90)
 
 
 @pytest.mark.parametrize("how", ["--wait", "--watch"])

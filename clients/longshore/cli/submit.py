@@ -34,10 +34,9 @@ def submit(
     gpu_memory: options.GpuMemory = None,
     key: options.Key = "",
     unique: options.Unique = "",
-    fairness_key: options.FairnessKey = "",
+    unique_for: options.UniqueFor = None,
     delay: options.Delay = None,
     at: options.At = None,
-    expected: options.Expected = None,
     max_attempts: options.MaxAttempts = None,
     backoff: options.Backoff = None,
     max_backoff: options.MaxBackoff = None,
@@ -58,20 +57,18 @@ def submit(
         "inputs": parsing.pairs(inputs or ()),
         "resources": _resources(cpu, memory, gpu, gpu_memory),
         "priority": priority,
-        "fairness_key": fairness_key,
         "labels": parsing.pairs(labels or ()),
         "schedule_time": parsing.schedule(delay, at),
-        "expected_duration": None if expected is None else parsing.duration(expected),
         "retry": _retry(max_attempts, backoff, max_backoff),
         "timeouts": _timeouts(attempt=attempt_timeout, total=total_timeout, queue=queue_timeout),
     }
-    text = parsing.payload(payload)
+    text, uniqueness = parsing.payload(payload), _uniqueness(unique, unique_for)
 
     async def command(client: AsyncClient, output: Output) -> int | None:
         handle = await client.submit_spec(
             job_spec(task, text, **spec_options),
             idempotency_key=key,
-            uniqueness=unique or None,
+            uniqueness=uniqueness,
             validate_only=validate_only,
         )
         _show(output, handle, validate_only=validate_only, wait=wait)
@@ -155,6 +152,12 @@ def _timeouts(**given: str | None) -> job_pb2.Timeouts | None:
     if not any(given.values()):
         return None
     return job_pb2.Timeouts(**{name: _seconds(text) for name, text in given.items()})
+
+
+def _uniqueness(key: str, window: str | None) -> job_service_pb2.Uniqueness | None:
+    if not key and window is not None:
+        raise typer.BadParameter("--unique-for keeps the key of --unique: give that too")
+    return job_service_pb2.Uniqueness(key=key, window=_seconds(window)) if key else None
 
 
 def _seconds(text: str | None) -> Duration | None:

@@ -40,10 +40,11 @@ Gpu = Annotated[float | None, _amount("GPUs; 0.5 shares one.")]
 GpuMemory = Annotated[Text, _text("SIZE", "Free memory of each GPU.")]
 Key = Annotated[str, _text("KEY", "Idempotency key: the same key is the same job.")]
 Unique = Annotated[str, _text("KEY", "While a job with this key is active, another is that job.")]
-FairnessKey = Annotated[str, _text("KEY", "Jobs of different keys take turns.")]
+UniqueFor = Annotated[
+    Text, _text("DURATION", "Keep the key of --unique so long, also after the job has ended.")
+]
 Delay = Annotated[Text, _text("DURATION", "Start after: 10m.", "--in")]
 At = Annotated[Text, _text("TIME", "Start at: 2026-01-31T18:00, local without a zone.")]
-Expected = Annotated[Text, _text("DURATION", "How long it will likely run.", "--expected-duration")]
 MaxAttempts = Annotated[
     int | None,
     typer.Option(min=1, max=2**31 - 1, metavar="N", help="All tries, the first one included."),
