@@ -210,7 +210,6 @@ class Crew:
         if worker.state is WorkerState.LOST:
             return 0
         stopped = worker.state is WorkerState.DRAINING
-        failure = DRAINED if stopped else _lost(why)
         gone = self._term.roster.remove(worker)
         _log.log(
             logging.INFO if stopped or worker.outdated else logging.WARNING,
@@ -231,7 +230,10 @@ class Crew:
         # Silent is not dead: what still runs there must not outlive its lease.
         self.tell(worker.id, term.cluster.kill_worker(worker.id))
         left = [held for held in gone if not held.settled]
-        await self.release(left, failure, beside=len(left) - 1)
+        beside = len(left) - 1
+        others = f"; {beside} other attempts were on it" if beside > 0 else ""
+        failure = DRAINED if stopped else _lost(why + others)
+        await self.release(left, failure, beside=beside)
         term.chores.set()
         return len(gone)
 

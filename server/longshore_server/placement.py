@@ -92,7 +92,7 @@ def _explain(
     state: JobState,
 ) -> None:
     if not catalogue.led:
-        text = "no scheduler leads, so nothing is started; see that longshore-scheduler runs"
+        text = "no scheduler leads: nothing is started until one does"
         _add(placement, Reason.CODE_NO_SCHEDULER, text)
     if queue is not None and queue.paused:
         why = f": {queue.pause_reason}" if queue.pause_reason else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import Any
 
 import pytest
@@ -93,6 +94,22 @@ async def test_as_many_as_the_rate_allows(harness: Harness) -> None:
     assert [states[job_id] for job_id in ids[:8]] == [JobState.QUEUED] * 8, "the oldest first"
     assert set(states.values()) == {JobState.QUEUED, JobState.DEAD_LETTERED}
     assert term.wake.is_set()
+
+
+async def test_its_begin_and_its_end_are_logged(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    term = await lead(harness)
+    await bury(harness, term.number, 3)
+    redrive_id = await begin(harness, 1.0, total=3)
+    chore = Chore(harness, term)
+    with caplog.at_level(logging.INFO):
+        for _ in range(6):
+            await chore.after(1.0)
+    told = [r.getMessage() for r in caplog.records if vars(r).get("redrive_id") == redrive_id]
+    begun, ended = told
+    assert begun == f"redrive {redrive_id} of 3 dead letters is under way"
+    assert ended.startswith(f"redrive {redrive_id} has ended as COMPLETED: 3 of 3 dead letters")
 
 
 async def test_a_low_rate_over_a_long_time(harness: Harness) -> None:
