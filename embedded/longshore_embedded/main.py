@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -89,10 +90,7 @@ class Supervisor:
             if status in (0, EXIT_USAGE):
                 return status
             self._failures = 0 if time.monotonic() - began > STEADY_AFTER else self._failures + 1
-            print(
-                f"longshore up: the service died ({_how(status)}); starting it again",
-                file=sys.stderr,
-            )
+            self._say(f"the service died ({_how(status)}); starting it again")
             if self._told.wait(min(LONGEST_BACKOFF, 0.1 * 2**self._failures)):
                 return 0
 
@@ -138,8 +136,17 @@ class Supervisor:
         begin."""
         if status in (0, -signal.SIGTERM):
             return 0
-        print(f"longshore up: the service did not end in order ({_how(status)})", file=sys.stderr)
+        self._say(f"the service did not end in order ({_how(status)})")
         return 1
+
+    def _say(self, text: str) -> None:
+        """One line among those of the service's log, and as JSON if those are asked to be."""
+        if self._options.log_format != "json":
+            print(f"longshore up: {text}", file=sys.stderr)
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "level": "error", "logger": __name__, "process": "longshore up"}
+        print(json.dumps({**line, "message": text}), file=sys.stderr)
 
 
 def _how(status: int) -> str:

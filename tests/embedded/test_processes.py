@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from longshore_embedded.processes import descendants, end_strays
 from tests.e2e.service import alive, until
@@ -60,30 +63,41 @@ from pathlib import Path
 from longshore_embedded import main
 from longshore.cli.up import UpOptions
 main.SERVICE = [sys.executable, "-c", sys.argv[2]]
-sys.exit(main.run(UpOptions(Path(sys.argv[1]), "127.0.0.1:0", None, 0, False, None)))
+log_format = sys.argv[3]
+sys.exit(
+    main.run(
+        UpOptions(
+            Path(sys.argv[1]), "127.0.0.1:0", None, 0, False, None, log_format=log_format
+        )
+    )
+)
 """
 
 
-def _supervise(folder: Path, service: str) -> subprocess.Popen[str]:
+def _supervise(folder: Path, service: str, log_format: str = "text") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _SUPERVISE, str(folder), service],
+        [sys.executable, "-c", _SUPERVISE, str(folder), service, log_format],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_the_parent_starts_a_dead_service_again_and_says_why_it_died(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_parent_starts_a_dead_service_again_and_says_why_it_died(
+    tmp_path: Path, log_format: str
+) -> None:
     died = tmp_path / "died"
     service = (
         f"import os, pathlib; p = pathlib.Path({str(died)!r})\n"
         "if p.exists(): os._exit(0)\n"
         "p.touch(); os.kill(os.getpid(), 9)"
     )
-    parent = _supervise(tmp_path, service)
+    parent = _supervise(tmp_path, service, log_format)
     _, said = parent.communicate(timeout=60)
     assert parent.returncode == 0
-    assert "the service died (SIGKILL); starting it again" in said
+    line = json.loads(said)["message"] if log_format == "json" else said.strip()
+    assert line.removeprefix("longshore up: ") == "the service died (SIGKILL); starting it again"
 
 
 def test_the_parent_does_not_repeat_what_would_fail_again(tmp_path: Path) -> None:
