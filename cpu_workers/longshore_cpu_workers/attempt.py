@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from longshore.sdk.failures import FailureClass
 from longshore_cpu_workers.binding import DeviceSet
-from longshore_cpu_workers.wire import Assignment, Checkpointed
+from longshore_cpu_workers.wire import Assignment, Checkpointed, Failure
 
 Key = tuple[str, int]
 
@@ -38,6 +38,7 @@ class Attempt:
         timeout_at: when the attempt timeout strikes.
         ending: the class it ends with if it does not succeed: it was told to end.
         kill_at: when its runner gets SIGTERM, once it was told to end.
+        verdict: how it ends, though its runner cannot say so any more.
         recalled: it goes back to the scheduler if it has not begun.
         bounces: runners that died with it in hand, before it began.
         checkpoints: sent to the scheduler and not acknowledged: the report, the runner's number.
@@ -52,6 +53,7 @@ class Attempt:
     timeout_at: float | None = None
     ending: FailureClass | None = None
     kill_at: float | None = None
+    verdict: Failure | None = None
     recalled: bool = False
     bounces: int = 0
     checkpoints: list[tuple[Checkpointed, int]] = field(default_factory=list)

@@ -17,6 +17,7 @@ from longshore_cpu_workers.binding import Binding, DeviceSet
 from longshore_cpu_workers.capacity import Capacity
 from longshore_cpu_workers.fleet import Fleet
 from longshore_cpu_workers.handle import Message, Role, Runner
+from longshore_cpu_workers.memory import resident
 from longshore_cpu_workers.settings import WorkerSettings
 
 _MANY_STARTS = 4
@@ -145,6 +146,8 @@ class Dispatcher:
             attempt.devices = devices
         else:
             runner.shape = shape
+            if shape.needs.memory_bytes and self._settings.memory_limit != "off":
+                runner.memory_before = resident(runner.pid)
         self._hand(runner, [attempt])
 
     def _top_up(self, runner: Runner, shape: Shape) -> None:
@@ -192,10 +195,11 @@ class Dispatcher:
             runner.attempts[attempt.serial] = attempt
             self._on_handed(runner, attempt)
         names = self._binding.names(runner.devices)
-        runner.send(["run", [_job(attempt, names) for attempt in attempts]])
+        hard = self._settings.memory_limit == "hard"
+        runner.send(["run", [_job(attempt, names, hard=hard) for attempt in attempts]])
 
 
-def _job(attempt: Attempt, devices: tuple[str, ...]) -> Message:
+def _job(attempt: Attempt, devices: tuple[str, ...], *, hard: bool) -> Message:
     a = attempt.assignment
     return [
         attempt.serial,
@@ -209,4 +213,5 @@ def _job(attempt: Attempt, devices: tuple[str, ...]) -> Message:
         a.checkpoint,
         a.attempt_timeout,
         devices,
+        a.needs.memory_bytes if hard else 0,
     ]

@@ -57,7 +57,19 @@ def too_large(needs: str, capacity: str) -> Failure:
     return Failure(FailureClass.WORKER_LOST, code, "NEEDS_EXCEED_WORKER", message)
 
 
-def died(code: int, *, out_of_memory: bool) -> Failure:
+def too_much_memory(asked: int, used: int) -> Failure:
+    """It had more memory than it had asked for."""
+    return Failure(
+        FailureClass.OUT_OF_MEMORY,
+        CODES["RESOURCE_EXHAUSTED"],
+        "OUT_OF_MEMORY",
+        f"the attempt asked for {asked >> 20} MiB of memory and had {used >> 20} MiB: it was ended;"
+        " ask for more memory",
+        (("memory", "host"), ("asked_bytes", str(asked)), ("peak_bytes", str(used))),
+    )
+
+
+def died(code: int, *, out_of_memory: bool, peak: int = 0) -> Failure:
     """The runner of an attempt died by itself. A negative code is the number of a signal."""
     if code == -signal.SIGKILL and out_of_memory:
         return Failure(
@@ -65,7 +77,7 @@ def died(code: int, *, out_of_memory: bool) -> Failure:
             CODES["RESOURCE_EXHAUSTED"],
             "OUT_OF_MEMORY",
             "the kernel killed the process of the task for memory; ask for more memory",
-            (("signal", "SIGKILL"), ("memory", "host")),
+            (("signal", "SIGKILL"), ("memory", "host"), ("peak_bytes", str(peak))),
         )
     if code < 0:
         name = signal_name(-code)

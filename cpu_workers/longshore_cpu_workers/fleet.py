@@ -23,7 +23,8 @@ class Fleet:
 
     A runner that dies before it is ready counts as a failed start. Starts then pause, longer
     each time; `hopeless` says that the attempts that wait should not wait any longer.
-    The tokens of runners begin with `token`.
+    The tokens of runners begin with `token`. `refused`: a start has failed before there was a
+    process; whoever hears of it takes the word back.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Fleet:
         self._pause_until = 0.0
         self.closed = False
         self.trouble = ""
+        self.refused = False
 
     def __iter__(self) -> Iterator[Runner]:
         return iter(list(self._runners.values()))
@@ -150,6 +152,7 @@ class Fleet:
             spawned = spawn(self._settings, self._binding.env(devices), self._token)
         except OSError as error:
             self._fail(f"cannot start a runner: {error}")
+            self.refused = True
             return False
         runner = Runner(spawned, devices, self._listener)
         self._runners[runner.pid] = runner

@@ -59,6 +59,8 @@ class Runner:
         doomed: it takes no new attempts and is about to end.
         killed: the worker itself ended it.
         blamed: the attempt for whose sake it is killed.
+        memory_before: bytes it had before its attempt began, if that asked for memory.
+        peak: the most memory it ever had, in bytes, once it is dead; 0 where nobody knows.
         kill_at: when it gets SIGKILL, after a SIGTERM.
     """
 
@@ -81,6 +83,8 @@ class Runner:
         self.kill_at: float | None = None
         self.since = time.monotonic()
         self.withdrawing = False
+        self.memory_before = 0
+        self.peak = 0
         self._link: socket.socket = spawned.link
         self._listener = listener
         self._rest = b""
@@ -217,4 +221,14 @@ class Runner:
         self._loop.remove_reader(self._link)
         self._loop.remove_writer(self._link)
         self._link.close()
-        self._listener.on_exit(self, self.process.wait())
+        self._listener.on_exit(self, self._wait())
+
+    def _wait(self) -> int:
+        """Its exit code, and its peak; it has ended."""
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+        except ChildProcessError:  # it was waited for
+            return self.process.wait()
+        self.peak = usage.ru_maxrss * 1024
+        self.process.returncode = code = os.waitstatus_to_exitcode(status)
+        return code

@@ -7,8 +7,17 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from longshore_cpu_workers.memory import MemoryLimit
 from longshore_cpu_workers.wire import Needs
+
+
+class EnvSource(NamedTuple):
+    """Where a worker reads the value of a variable: a file, or a variable of its own."""
+
+    file: str = ""
+    variable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,8 @@ class WorkerSettings:
             before its first; then it is replaced. The first may leave half as much as is held
             later, whatever that is: libraries, and models. 0 never.
         share_runners: attempts of different tenants may follow one another in one process.
+        memory_limit: whether an attempt may have more memory than it asked for.
+        hidden_env: variables of the worker that runners do not inherit, such as `AWS_*`.
         env: variables for runners, on top of the cleaned environment of the worker.
         node: the machine, as people know it.
         max_assigned: unfinished attempts it takes; what is beyond is returned at once.
@@ -54,7 +65,9 @@ class WorkerSettings:
     runner_max_attempts: int = 100_000
     runner_max_memory: int = 512 << 20
     share_runners: bool = False
-    env: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: MemoryLimit = "soft"
+    hidden_env: tuple[str, ...] = ()
+    env: Mapping[str, str | EnvSource] = field(default_factory=dict)
     node: str = field(default_factory=socket.gethostname)
     max_assigned: int = 20_000
     term_grace: float = 2.0

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from longshore_cpu_workers.reaping import TOKEN
-from longshore_cpu_workers.settings import WorkerSettings
+from longshore_cpu_workers.settings import EnvSource, WorkerSettings
 
 # What a worker knows and task code must not: credentials of the cluster and of the store.
 # Settings of tasks have a prefix of their own.
@@ -43,7 +44,7 @@ def spawn(settings: WorkerSettings, device_env: Mapping[str, str], worker: str) 
         try:
             process = subprocess.Popen(
                 _command(settings, worker, theirs.fileno()),
-                env=runner_env(settings.env, device_env, token),
+                env=runner_env(settings, device_env, token),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
@@ -67,10 +68,33 @@ def _command(settings: WorkerSettings, worker: str, fd: int) -> list[str]:
     return [*command, *folders, *bounds, *settings.modules]
 
 
-def runner_env(extra: Mapping[str, str], devices: Mapping[str, str], token: str) -> dict[str, str]:
-    """This process's environment, cleaned, with the import path of this process."""
-    kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(_HIDDEN) or k.startswith(_SHOWN)
-    }
+def runner_env(settings: WorkerSettings, devices: Mapping[str, str], token: str) -> dict[str, str]:
+    """This process's environment, cleaned, with the import path of this process.
+
+    Raises:
+        OSError: a value cannot be read.
+    """
+    kept = {name: value for name, value in os.environ.items() if _is_shown(name, settings)}
     path = os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
-    return {**kept, "PYTHONPATH": path, **extra, **devices, TOKEN: token}
+    given = {name: _value(name, source) for name, source in settings.env.items()}
+    return {**kept, "PYTHONPATH": path, **given, **devices, TOKEN: token}
+
+
+def _is_shown(name: str, settings: WorkerSettings) -> bool:
+    if name.startswith(_HIDDEN) and not name.startswith(_SHOWN):
+        return False
+    return not any(fnmatchcase(name, pattern) for pattern in settings.hidden_env)
+
+
+def _value(name: str, source: str | EnvSource) -> str:
+    if isinstance(source, str):
+        return source
+    if source.file:
+        try:
+            return Path(source.file).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise OSError(f"variable {name}: {source.file} cannot be read: {why}") from None
+    if source.variable not in os.environ:
+        raise OSError(f"variable {name}: the worker has no variable {source.variable}")
+    return os.environ[source.variable]

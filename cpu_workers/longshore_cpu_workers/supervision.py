@@ -25,6 +25,7 @@ from longshore_cpu_workers.endings import (
 )
 from longshore_cpu_workers.fleet import Fleet
 from longshore_cpu_workers.handle import Message, Role, Runner
+from longshore_cpu_workers.memory_watch import MemoryWatch
 from longshore_cpu_workers.outbox import Outbox
 from longshore_cpu_workers.register import Register
 from longshore_cpu_workers.settings import WorkerSettings
@@ -76,6 +77,7 @@ class Supervision:
         self._outbox = outbox
         self._register = register
         self._oom = OomWatch()
+        self._memory = MemoryWatch(settings.memory_limit)
         self._burials: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Callable[[Runner, Message], None]] = {
             "start": self._on_start,
@@ -164,8 +166,12 @@ class Supervision:
                 self._check_deadlines(runner, attempt, now)
             self._unblock_line(runner, now)
         self.fleet.tick(now)
+        self._memory.tick(now, self.fleet)
         if self.fleet.hopeless:
             self._told.set()
+            if self.fleet.refused:
+                self._give_up(start_failed(self.fleet.trouble))
+        self.fleet.refused = False
 
     def _current(self, runner: Runner) -> list[Attempt]:
         """Those that a kill would be meant for: not those that only wait in line."""
@@ -334,7 +340,7 @@ class Supervision:
         failure = self._cause(runner, code, started)
         for attempt in started:
             own = ordered(attempt) if attempt.ending is not None else failure
-            self._register.fail(attempt, own)
+            self._register.fail(attempt, attempt.verdict or own)
         self._unhand([attempt for attempt in held if attempt.stage is Stage.HANDED])
         self.dispatcher.lost(runner, held)
         if failed_start and self.fleet.hopeless:
@@ -349,7 +355,8 @@ class Supervision:
         if len(started) > 1:
             return RUNNER_LOST
         killed = code == -signal.SIGKILL and not runner.killed
-        return died(code, out_of_memory=killed and self._oom.happened())
+        out_of_memory = killed and self._oom.happened()
+        return died(code, out_of_memory=out_of_memory, peak=runner.peak)
 
     def _give_up(self, failure: Failure) -> None:
         for attempt in list(self.dispatcher.backlog):

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from longshore_cpu_workers.settings import WorkerSettings
+from longshore_cpu_workers.settings import EnvSource, WorkerSettings
 from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
 from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
 from longshore_scheduler.ray_folder import make_ray_folder
 from longshore_scheduler.ray_head import LocalHead
+from longshore_store.settings import PoolSettings
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -247,7 +248,12 @@ class RayCluster:
             scratch=place.scratch,
             modules=place.modules,
             max_runners=pool.settings.maximum_runners,
-            env=dict(place.env),
+            runner_max_attempts=pool.settings.runner_max_attempts,
+            runner_max_memory=pool.settings.runner_max_memory,
+            share_runners=pool.settings.share_runners,
+            memory_limit=pool.settings.memory_limit,
+            env={**place.env, **_variables(pool.settings)},
+            hidden_env=pool.settings.hidden_env,
             ahead_seconds=place.ahead_seconds,
             made_for=pool.build,
             abandon_after=place.abandon_after,
@@ -439,3 +445,11 @@ def gpu_bind(pool: PoolSpec) -> Callable[[list[str]], Any]:
     from longshore_gpu_workers import binding  # noqa: PLC0415 - a CPU deployment lacks it
 
     return functools.partial(binding.bind, simulate=pool.settings.gpu if pool.simulated else 0)
+
+
+def _variables(pool: PoolSettings) -> dict[str, str | EnvSource]:
+    """What task code sees, by name; a worker reads the values that are not written out."""
+    return {
+        name: value if isinstance(value, str) else EnvSource(value.file, value.variable)
+        for name, value in pool.env.items()
+    }

@@ -22,6 +22,7 @@ from pydantic import (
 from longshore.units import duration, size
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 Words = Annotated[tuple[str, ...], Field(strict=False)]  # of a list, which is what TOML has
 GIB = 1024**3
 
@@ -69,6 +70,21 @@ class QueueSettings(_Section):
     """The queue that takes jobs which outlive `attempt_timeout` here; its own one is longer."""
 
 
+class Variable(_Section):
+    """Where the value of a variable is read on a worker: give one of the two."""
+
+    file: str = ""
+    """A file; a line break at its end is left out."""
+    variable: str = ""
+    """A variable of the worker itself."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Variable:
+        if bool(self.file) == bool(self.variable):
+            raise ValueError('give { file = "..." } or { variable = "..." }')
+        return self
+
+
 class PoolSettings(_Section):
     """Workers of one shape: what one of them offers, and how many there may be."""
 
@@ -90,6 +106,22 @@ class PoolSettings(_Section):
     """The most workers."""
     maximum_runners: int = Field(16, ge=1, le=1024)
     """The most attempts at once on one worker, whatever they ask for."""
+    runner_max_attempts: int = Field(100_000, ge=0, le=10**9)
+    """After so many attempts a process that runs them is replaced; 0 never."""
+    runner_max_memory: Bytes = 512 * 1024**2
+    """What such a process may still hold after an attempt, beyond what it held before its first
+    (or twice what the first has left, if that is more); then it is replaced. 0 never."""
+    share_runners: bool = False
+    """Jobs of different tenants may follow one another in one process."""
+    memory_limit: Literal["off", "soft", "hard"] = "soft"
+    """What happens to a job that has more memory than it asked for. off: nothing. soft: it is ended
+    as OUT_OF_MEMORY once that is seen, within a second. hard: allocations beyond it fail, too."""
+    env: dict[VariableName, str | Variable] = Field(default_factory=dict)
+    """Variables of task code. A value is text, { file = "..." } or { variable = "..." }: read on
+    the worker when a process for tasks starts, so that a secret is in no settings."""
+    hidden_env: Words = ()
+    """Variables that task code does not inherit from the worker, such as "AWS_*". It never inherits
+    RAY_*, nor LONGSHORE_* other than LONGSHORE_TASK_*."""
 
     @model_validator(mode="after")
     def _ordered(self) -> PoolSettings:

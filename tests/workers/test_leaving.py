@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from longshore.sdk.failures import FailureClass
+from longshore_cpu_workers.settings import EnvSource
 from longshore_cpu_workers.wire import Checkpointed, Logged, Needs, Succeeded
 from longshore_gpu_workers.binding import bind
 from tests.workers.harness import Bench, alive, bench, gone, job
@@ -288,3 +289,75 @@ async def test_lines_printed_in_an_executor_are_of_their_attempt(
     for n in range(2):
         await made.value(f"j{n}")
         assert lines(made, f"j{n}") == [f"aside {n}"]
+
+
+# Memory
+
+
+@pytest.mark.parametrize(("limit", "ends"), [("soft", True), ("off", False)])
+async def test_an_attempt_may_not_have_more_memory_than_it_asked_for(
+    benches: Any, limit: str, ends: bool
+) -> None:
+    made: Bench = await benches(modules=MODULES, memory_limit=limit, cpus=2)
+    needs = Needs(cpu_millis=1000, memory_bytes=32 << 20)
+    takes = {"value": 200, "how": "hold" if ends else ""}
+    await made.assign(
+        job("small", "takes", {"value": 8}, needs=needs), job("large", "takes", takes, needs=needs)
+    )
+    assert isinstance(await made.outcome("small"), Succeeded)
+    outcome = await made.outcome("large")
+    if not ends:
+        assert isinstance(outcome, Succeeded)
+        return
+    failure = (await made.failed("large")).failure
+    facts = dict(failure.metadata)
+    assert failure.failure_class is FailureClass.OUT_OF_MEMORY
+    assert facts["memory"] == "host"
+    assert int(facts["asked_bytes"]) == 32 << 20
+    assert int(facts["peak_bytes"]) > 32 << 20
+
+
+async def test_a_hard_limit_lets_the_allocation_fail(benches: Any) -> None:
+    made: Bench = await benches(modules=MODULES, memory_limit="hard")
+    needs = Needs(cpu_millis=1000, memory_bytes=64 << 20)
+    await made.assign(job("a", "takes", {"value": 300}, needs=needs))
+    failure = (await made.failed("a")).failure
+    assert failure.message.startswith("MemoryError")
+    assert failure.failure_class is FailureClass.OUT_OF_MEMORY
+    assert int(dict(failure.metadata)["peak_bytes"]) > 0
+    await made.assign(job("b", "takes", {"value": 16}, needs=needs))
+    assert await made.value("b") == 16 << 20
+
+
+# Variables
+
+
+async def test_task_code_sees_what_the_pool_gives_it_and_nothing_hidden(
+    benches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("of a file\n")
+    for name in ("AWS_SECRET", "LONGSHORE_STORE", "RAY_AUTH_TOKEN", "MINE"):
+        monkeypatch.setenv(name, "of the worker")
+    env = {
+        "MODE": "fast",
+        "TOKEN": EnvSource(file=str(tmp_path / "token")),
+        "THEIRS": EnvSource(variable="MINE"),
+    }
+    made: Bench = await benches(modules=MODULES, env=env, hidden_env=("AWS_*",))
+    await made.assign(job("a", "sees_env"))
+    seen = await made.value("a")
+    assert [seen[name] for name in ("MODE", "TOKEN", "THEIRS")] == [
+        "fast",
+        "of a file",
+        "of the worker",
+    ]
+    assert not {"AWS_SECRET", "LONGSHORE_STORE", "RAY_AUTH_TOKEN"} & set(seen)
+
+
+async def test_a_variable_that_cannot_be_read_is_named(benches: Any, tmp_path: Path) -> None:
+    missing = EnvSource(file=str(tmp_path / "nowhere"))
+    made: Bench = await benches(modules=MODULES, env={"TOKEN": missing}, start_tries=1)
+    await made.assign(job("a", "looks"))
+    message = (await made.failed("a")).failure.message
+    assert "variable TOKEN" in message
+    assert "nowhere cannot be read" in message

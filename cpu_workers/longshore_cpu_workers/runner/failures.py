@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +28,7 @@ _TRACE_WINDOW = 256 * 1024
 _TRACE_LINE = 1024
 _MAX_VIOLATIONS = 100
 _MAX_FACTS = 32
-_OWN_FACTS = ("exception", "exit_code", "memory")
+_OWN_FACTS = ("exception", "exit_code", "memory", "peak_bytes")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -144,6 +145,7 @@ def _described(error: BaseException) -> Told:
         facts["exit_code"] = str(_exit_code(error))
     if failure_class is FailureClass.OUT_OF_MEMORY:
         facts["memory"] = _memory(trouble)
+        facts["peak_bytes"] = str(_peak())
     message = said if isinstance(error, TaskError) else text
     # Ours first: what is beyond the bound of facts is left out.
     pairs = sorted(facts.items(), key=lambda fact: fact[0] not in _OWN_FACTS)
@@ -153,6 +155,12 @@ def _described(error: BaseException) -> Told:
 def _memory(trouble: Trouble | None) -> str:
     """Which memory ran out: what the next attempt gets more of."""
     return "device" if trouble is Trouble.DEVICE_MEMORY else "host"
+
+
+def _peak() -> int:
+    """The most memory that this process, or one child of it, ever had."""
+    of = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in of) * 1024
 
 
 def _said(error: BaseException) -> str:

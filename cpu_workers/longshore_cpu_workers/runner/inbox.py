@@ -12,7 +12,10 @@ from longshore_cpu_workers.runner.link import Link, encode
 
 
 class Job(NamedTuple):
-    """One attempt; the fields are those of wire.Assignment."""
+    """One attempt; the fields are those of wire.Assignment.
+
+    memory: bytes that the kernel lets it have; 0 for any.
+    """
 
     serial: int
     job_id: str
@@ -25,6 +28,7 @@ class Job(NamedTuple):
     checkpoint: str | None
     attempt_timeout: float | None
     devices: list[str]
+    memory: int
 
 
 class Inbox:

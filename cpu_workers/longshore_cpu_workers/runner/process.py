@@ -25,6 +25,7 @@ from longshore_cpu_workers.runner.attempt import AttemptRun, Surroundings
 from longshore_cpu_workers.runner.channel import AttemptChannel
 from longshore_cpu_workers.runner.failures import Told, clean, spoils_process
 from longshore_cpu_workers.runner.inbox import Inbox, Job
+from longshore_cpu_workers.runner.limits import limited
 from longshore_cpu_workers.runner.link import Link, encode
 from longshore_cpu_workers.runner.output import Output
 from longshore_cpu_workers.runner.scrubbing import scrub
@@ -124,26 +125,29 @@ class _Runner:
 
     # One at a time, on the main thread
 
-    def _run_sync(self, taken: tuple[Job, AttemptChannel] | None) -> None:
+    def _run_sync(self, first: tuple[Job, AttemptChannel]) -> None:
+        taken: tuple[Job, AttemptChannel] | None = first
         unsent = b""
-        while True:
-            if taken is None:
-                taken = self._inbox.take(wait=True)
-                assert taken is not None
+        while taken is not None:
             run = AttemptRun(*taken, self._where)
             unsent = self._one(run, unsent)
+            self._wear.count()
             taken = self._inbox.take(wait=False)
             if taken is None:
                 self._link.write(unsent)
                 unsent = b""
-            alike = taken is not None and taken[0].task == run.job.task
-            if self._is_spent(run, alike=alike):
-                self._link.write(unsent + self._farewell)
-                threading.Event().wait()  # for the end: what was taken begins elsewhere
+                self._end_if_spent(run, run.job, unsent)
+                taken = self._inbox.take(wait=True)
+            assert taken is not None
+            self._end_if_spent(run, taken[0], unsent)
+
+    def _end_if_spent(self, run: AttemptRun, following: Job, unsent: bytes) -> None:
+        if self._is_spent(run, alike=following.task == run.job.task):
+            self._link.write(unsent + self._farewell)
+            threading.Event().wait()  # for the end: what was taken begins elsewhere
 
     def _is_spent(self, run: AttemptRun, *, alike: bool) -> bool:
         """True where this process should take no further attempt."""
-        self._wear.count()
         if run.told is not None and spoils_process(run.told):
             self._left = f"it may not use its memory or its device any more ({run.told.reason})"
         if not (self._left or self._wear.due(run.seconds, alike=alike)):
@@ -173,7 +177,8 @@ class _Runner:
         since = boot_time()
         self._in_task = True
         try:
-            run.run(lambda: self._end_children(since))
+            with limited(run.job.memory):
+                run.run(lambda: self._end_children(since))
         finally:
             self._in_task = False
         self._end_if_copy(run.told)
@@ -241,8 +246,8 @@ class _Runner:
 
     def _look_between(self, run: AttemptRun) -> None:
         """What attempts have left can be told from what others use only while none runs."""
+        self._wear.count()
         if self._running:
-            self._wear.count()
             if run.told is not None and spoils_process(run.told):
                 self._link.write(encode(["spent", run.job.task, run.told.reason]))
             return

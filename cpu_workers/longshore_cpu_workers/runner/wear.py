@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_OFTEN = 0.005
+_OFTEN = 0.01
 """Seconds. Attempts of one task that are shorter than this share a look."""
 
 _LEAVING = 0.02
@@ -63,10 +63,12 @@ class Wear:
         self._first_growth: int | None = None
         self._attempts = 0
         self._looked_at = 0.0
+        self._seen = True
 
     def count(self) -> None:
         """An attempt has ended."""
         self._attempts += 1
+        self._seen = False
 
     def due(self, seconds: float | None, *, alike: bool) -> bool:
         """True where it is worth a look.
@@ -75,6 +77,8 @@ class Wear:
             seconds: how long the attempt ran.
             alike: the next one is of the same task.
         """
+        if self._seen:
+            return False
         if not alike or seconds is None or seconds > _OFTEN:
             return True
         return time.monotonic() - self._looked_at > _OFTEN
@@ -85,7 +89,7 @@ class Wear:
             found = self._changed() or self._left_threads() or self._worn()
         except OSError as error:  # its files are closed, or the folder cannot be read
             found = f"it cannot look at itself ({error.strerror})"
-        self._looked_at = time.monotonic()
+        self._looked_at, self._seen = time.monotonic(), True
         return found
 
     def _changed(self) -> str:
