@@ -14,7 +14,8 @@ from pathlib import Path
 from longshore.cli.doctor import DoctorOptions
 from longshore_scheduler.checkup import check_up
 from longshore_scheduler.cluster import ClusterLost, WorkerGone
-from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_cluster import RayCluster
+from longshore_scheduler.worker_place import WorkerPlace
 from longshore_store.dialects import StoreLocked, make_dialect
 from longshore_store.dialects.beside import Beside, read_beside
 from longshore_store.doctor.examination import (

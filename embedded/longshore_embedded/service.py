@@ -24,8 +24,9 @@ from longshore_embedded.processes import die_with_parent, end_strays
 from longshore_embedded.reloading import Reloading
 from longshore_scheduler.catalogue import CatalogueError, TaskCatalogue, read_catalogue
 from longshore_scheduler.declaring import declare_queues
-from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_cluster import RayCluster
 from longshore_scheduler.scheduler import Scheduler
+from longshore_scheduler.worker_place import WorkerPlace
 from longshore_server.server import ListenError, LongshoreServer
 from longshore_store.logs import LogOptions, start_logging
 from longshore_store.process import run_process

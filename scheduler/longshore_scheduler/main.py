@@ -23,8 +23,9 @@ from longshore.cli.group import run_alone
 from longshore.cli.log_options import LogFormat, LogLevel
 from longshore_scheduler.catalogue import CatalogueError, read_catalogue
 from longshore_scheduler.declaring import declare_queues
-from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_cluster import RayCluster
 from longshore_scheduler.scheduler import Scheduler
+from longshore_scheduler.worker_place import WorkerPlace
 from longshore_store.bus import BusRefused, open_bus
 from longshore_store.dialects import require_shared
 from longshore_store.logs import LogOptions, start_logging

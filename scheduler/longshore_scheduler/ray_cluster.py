@@ -12,18 +12,15 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from longshore_cpu_workers.settings import EnvSource, WorkerSettings
-from longshore_cpu_workers.wire import Assignment, Cancel, Needs, PollReply, WorkerInfo
+from longshore_cpu_workers.wire import Assignment, Cancel, PollReply, WorkerInfo
 from longshore_scheduler.cluster import ClusterLost, Found, PoolSpec, WorkerGone
 from longshore_scheduler.ray_folder import make_ray_folder
 from longshore_scheduler.ray_head import LocalHead
-from longshore_store.settings import PoolSettings
+from longshore_scheduler.worker_place import WorkerPlace
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,27 +49,6 @@ class MakeBind(Protocol):
     """Makes what a GPU worker binds its devices with; see `longshore_cpu_workers.actor.Bind`."""
 
     def __call__(self, pool: PoolSpec) -> Callable[[list[str]], Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """What all workers are told.
-
-    Attributes:
-        artifacts: where files of results go; in a cluster a path that every node shares.
-        scratch: a folder for each attempt is made below it, on the worker's own machine.
-        modules: task modules beside the entry points.
-        env: variables for runners.
-        ahead_seconds: measured work that a runner is handed before it has begun it.
-        abandon_after: seconds after which a worker that no scheduler polls ends itself.
-    """
-
-    artifacts: Path
-    scratch: Path
-    modules: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    ahead_seconds: float = 0.02
-    abandon_after: float | None = None
 
 
 class RayCluster:
@@ -230,34 +206,7 @@ class RayCluster:
             max_restarts=0,
             max_task_retries=0,
         )
-        return options.remote(self._worker_settings(pool, worker_id), bind)
-
-    def _worker_settings(self, pool: PoolSpec, worker_id: str) -> WorkerSettings:
-        offer, place = pool.offer, self._place
-        return WorkerSettings(
-            worker_id=worker_id,
-            pool=pool.name,
-            capacity=Needs(
-                cpu_millis=offer.cpu_millis,
-                memory_bytes=offer.memory_bytes,
-                gpu_millis=offer.gpu_millis,
-                gpu_memory_bytes=offer.gpu_memory_bytes,
-                custom=offer.custom,
-            ),
-            artifacts=place.artifacts,
-            scratch=place.scratch,
-            modules=place.modules,
-            max_runners=pool.settings.maximum_runners,
-            runner_max_attempts=pool.settings.runner_max_attempts,
-            runner_max_memory=pool.settings.runner_max_memory,
-            share_runners=pool.settings.share_runners,
-            memory_limit=pool.settings.memory_limit,
-            env={**place.env, **_variables(pool.settings)},
-            hidden_env=pool.settings.hidden_env,
-            ahead_seconds=place.ahead_seconds,
-            made_for=pool.build,
-            abandon_after=place.abandon_after,
-        )
+        return options.remote(self._place.settings_of(pool, worker_id), bind)
 
     async def find_workers(self) -> Found:
         """Named actors of our namespace."""
@@ -445,11 +394,3 @@ def gpu_bind(pool: PoolSpec) -> Callable[[list[str]], Any]:
     from longshore_gpu_workers import binding  # noqa: PLC0415 - a CPU deployment lacks it
 
     return functools.partial(binding.bind, simulate=pool.settings.gpu if pool.simulated else 0)
-
-
-def _variables(pool: PoolSettings) -> dict[str, str | EnvSource]:
-    """What task code sees, by name; a worker reads the values that are not written out."""
-    return {
-        name: value if isinstance(value, str) else EnvSource(value.file, value.variable)
-        for name, value in pool.env.items()
-    }

@@ -8,8 +8,9 @@ import pytest
 
 from longshore_cpu_workers.wire import Needs, WorkerInfo
 from longshore_scheduler.cluster import ClusterLost, WorkerGone
-from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_cluster import RayCluster
 from longshore_scheduler.ray_head import LocalHead
+from longshore_scheduler.worker_place import WorkerPlace
 from longshore_store.process import Superseded
 from tests.scheduler.harness import DEADLINE, Harness
 

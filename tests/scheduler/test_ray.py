@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore_scheduler.ray_cluster import RayCluster, WorkerPlace
+from longshore_scheduler.ray_cluster import RayCluster
 from longshore_scheduler.roster import WorkerState
 from longshore_scheduler.scheduler import Scheduler
+from longshore_scheduler.worker_place import WorkerPlace
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
 from longshore_store.topology_records import QueueDeclaration, WorkerRecord

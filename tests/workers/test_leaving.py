@@ -148,6 +148,14 @@ async def test_lines_of_forked_children_are_of_the_job(made: Bench) -> None:
         assert f"WARNING child logs {n}" in lines(made, "a")
 
 
+async def test_every_pool_of_processes_ends(benches: Any) -> None:
+    """It ends its processes with SIGTERM, which may come while one of them begins."""
+    made: Bench = await benches(modules=MODULES, cpus=3)
+    await made.assign(*[job(f"j{n}", "pools") for n in range(60)])
+    await made.until(lambda: len(made.outcomes()) == 60)
+    assert all(isinstance(outcome, Succeeded) for outcome in made.outcomes().values())
+
+
 async def test_a_copy_never_waits_for_what_a_thread_held(made: Bench) -> None:
     await made.assign(job("a", "forks_in_a_storm", {"value": 40}))
     assert await made.value("a") == 40

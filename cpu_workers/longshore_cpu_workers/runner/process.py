@@ -96,10 +96,28 @@ class _Runner:
         signal.signal(signal.SIGTERM, self._on_term)
         self._bounds = bounds
         self._ready_since = boot_time()
-        os.register_at_fork(after_in_child=self._after_fork)
+        self._masks = threading.local()
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._unblock,
+            after_in_child=self._after_fork,
+        )
+
+    def _before_fork(self) -> None:
+        """Python forgets a signal that comes while a copy begins: SIGTERM waits until it has."""
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _after_fork(self) -> None:
-        """A copy has none of our threads: what they held would stay locked for ever."""
+        """A copy has none of our threads: what they held would stay locked for ever.
+
+        SIGTERM ends it, as it ends any program: a Pool ends its processes so.
+        """
+        if signal.getsignal(signal.SIGTERM) == self._on_term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._unblock()
         self._link.after_fork()
         self._inbox.after_fork()
         self._output.after_fork()
