@@ -87,6 +87,8 @@ def _default(name: str, field: FieldInfo) -> str:
         return ", ".join(f"`{key}`" for key in value) or "none"
     if isinstance(value, tuple):
         return "none" if not value else ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return _number(name, value) if isinstance(value, int | float) else str(value) or "none"
 
 
@@ -109,7 +111,7 @@ def _bounds(name: str, field: FieldInfo) -> Iterator[str]:
 
 def _number(name: str, value: float) -> str:
     if name.endswith("memory") and value:
-        return f"{value / 1024**3:,.0f} GiB"
+        return f"{value / 1024**3:,g} GiB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,g}"
 
 

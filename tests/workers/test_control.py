@@ -241,7 +241,7 @@ async def test_an_attempt_that_begins_in_a_drain_is_asked_too() -> None:
     with ours, theirs:
         inbox = Inbox(Link(theirs))
         ours.sendall(orjson.dumps(["drain", 1e12]) + b"\n")
-        rest = [1, "a", 1, 1, "double", "t", "{}", [], None, None, []]
+        rest = [1, "a", 1, 1, "double", "t", "{}", [], None, None, [], 0]
         ours.sendall(orjson.dumps(["run", [rest]]) + b"\n")
         ours.shutdown(socket.SHUT_WR)
         inbox.serve()
