@@ -111,7 +111,8 @@ def _bounds(name: str, field: FieldInfo) -> Iterator[str]:
 
 def _number(name: str, value: float) -> str:
     if name.endswith("memory") and value:
-        return f"{value / 1024**3:,g} GiB"
+        whole = value % 1024**3 == 0
+        return f"{value / 1024**3:,.{0 if whole else 1}f} GiB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,g}"
 
 
