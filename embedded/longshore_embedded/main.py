@@ -55,7 +55,9 @@ def run(options: UpOptions) -> int:
             raise ImportError(f"no module named {name!r}", name=name)
     try:
         check_address(options.listen, insecure=options.insecure)
-        options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What jobs read and write is private, also if the data folder was there and is not.
+        for folder in (options.data, options.data / "artifacts", options.data / "scratch"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except UnusableAddress as error:
         return _refuse(str(error))
     except OSError as error:

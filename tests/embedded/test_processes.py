@@ -105,6 +105,8 @@ def test_the_parent_does_not_repeat_what_would_fail_again(tmp_path: Path) -> Non
     _, said = parent.communicate(timeout=60)
     assert parent.returncode == 2
     assert said == ""
+    private = [tmp_path / "artifacts", tmp_path / "scratch"]
+    assert [folder.stat().st_mode & 0o777 for folder in private] == [0o700, 0o700]
 
 
 def test_what_a_killed_service_leaves_is_ended_by_the_parent(tmp_path: Path) -> None:
