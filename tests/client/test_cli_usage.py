@@ -220,11 +220,11 @@ def test_jobs_are_chosen_by_a_filter(service: FakeService, run: Run, command: st
     assert run(command, "job-1", "--task", "resize").exit_code == 2
 
 
-def test_xargs_with_nothing_to_do_is_no_error(service: FakeService, run: Run) -> None:
-    result = run("cancel")
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+def test_xargs_with_nothing_to_do_is_no_error(command: str) -> None:
+    result = CliRunner().invoke(app, ["--target", "127.0.0.1:1", command])
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no job is named" in result.stderr
-    assert service.requests["Cancel"] == []
 
 
 def test_check_config_tells_every_mistake(tmp_path: Path) -> None:

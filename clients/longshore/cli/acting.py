@@ -12,6 +12,7 @@ from longshore.cli import columns
 from longshore.cli.jobs import FILTER, LABELS, PAGE, QUEUE, STATE, TASK, each, terms_of
 from longshore.cli.output import Output
 from longshore.cli.session import run
+from longshore.cli.settings import Settings
 from longshore.v1 import job_pb2
 
 IDS = typer.Argument(None, metavar="ID", help="Ids of jobs; or choose them by options.")
@@ -92,10 +93,14 @@ def _chosen(
 def _act(
     context: typer.Context, ids: list[str], chosen: str, one: Act, done: str, *, yes: bool
 ) -> None:
+    settings = context.find_object(Settings)
+    if not chosen and not ids:  # xargs with nothing to do calls it so
+        output = Output(as_json=settings is not None and settings.json)
+        output.tell("no job is named: give ids, or choose jobs by --filter and its like")
+        raise typer.Exit(0)
+
     async def command(client: AsyncClient, output: Output) -> int:
         if not chosen:
-            if not ids:  # xargs with nothing to do calls it so
-                output.tell("no job is named: give ids, or choose jobs by --filter and its like")
             return await _act_on(client, output, ids, one, done)
         if not yes:
             await _preview(client, output, chosen, done)
