@@ -18,12 +18,12 @@ from longshore_server.jobs import JobReader
 from longshore_server.keys import key_taken, read_key
 from longshore_server.mailbox import RevisionWaiter
 from longshore_server.paging import make_token, page_size, read_token
-from longshore_server.refusals import JOB, Code, Faults, Refusal, refuse_field
+from longshore_server.refusals import JOB, Code, Faults, Refusal, already_exists, refuse_field
 from longshore_server.spec_checks import check_duration, check_text, check_view
 from longshore_server.submitting import LARGEST_BATCH, Submitter
 from longshore_server.times import SECOND, micros
 from longshore_server.watch import Watch, check_watch
-from longshore_store.model import IdempotencyConflict, JobQuery, JobRecord
+from longshore_store.model import IdempotencyConflict, JobQuery, JobRecord, UniquenessConflict
 from longshore_store.settings import ServerSettings
 from longshore_store.states import TERMINAL
 from longshore_store.store import Store
@@ -205,6 +205,12 @@ class JobService(JobServiceServicer):
             )
         except IdempotencyConflict as taken:
             raise key_taken(taken, JOB) from None
+        except UniquenessConflict as held:
+            text = (
+                f"job {held.existing_id} holds the uniqueness key {held.key!r} of job {before.id}"
+                " by now: wait for it, or cancel it first"
+            )
+            raise already_exists("UNIQUENESS_KEY_HELD", held.existing_id, text) from None
         record = await self._jobs.read(before.id, tenant)
         if stale:
             raise _not_retried(record, run)

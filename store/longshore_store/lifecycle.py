@@ -28,7 +28,8 @@ from longshore_store.committer import Transaction, Write, rows_of
 from longshore_store.dialects import Dialect, Kind, Row
 from longshore_store.edges import NO_NUMBER, NO_TEXT, NOW, Edge, number
 from longshore_store.failure import FailureRecord
-from longshore_store.model import IdempotencyConflict
+from longshore_store.model import IdempotencyConflict, UniquenessConflict
+from longshore_store.reclaiming import Reclaims, is_free
 from longshore_store.states import JobState
 from longshore_store.tables import (
     attempts,
@@ -36,7 +37,6 @@ from longshore_store.tables import (
     job_progress,
     job_results,
     jobs,
-    unique_claims,
 )
 
 _ENDED: dict[str, Kind] = {"id": "text", "failure_json": "text"}
@@ -155,8 +155,7 @@ def _expiry(unstarted: bool) -> str:
 class RerunWrites:
     """retry_jobs, and the jobs of a redrive: a new run begins, with the history kept.
 
-    A uniqueness claim that a job held while active is its again once it runs: the claim names it
-    until another job takes it over, and who did may be active beside it.
+    A job that has a uniqueness key runs again only if no other job holds that, and holds it then.
 
     Args:
         transition: which edge it is.
@@ -171,8 +170,9 @@ class RerunWrites:
     ) -> None:
         self._dialect = dialect
         self._keys = AcceptedKeys(dialect)
+        self._claims = Reclaims(dialect)
         c, r = jobs.c, dialect.rowset("r", {"id": "text", "run": "int"})
-        in_run = or_(r.c.run.is_(None), r.c.run == c.run)
+        in_run = and_(or_(r.c.run.is_(None), r.c.run == c.run), is_free())
         nothing = {name: number(0) for name in ("attempts", "crashes", "ooms", "interruptions")}
         self.edge = Edge(
             dialect, transition, {"id": "text", "run": "int"},
@@ -204,6 +204,9 @@ class RerunWrites:
             write.answer = [job_id for job_id in write.rows if job_id not in done]
             if key is not None and write.answer:
                 await self._keys.give_back(tx, key)
+            if len(write.rows) == 1 and write.answer:
+                held = await self._claims.holder(tx, write.rows[0])
+                write.error = UniquenessConflict(0, *held) if held else None
 
     async def rerun(
         self, tx: Transaction, job_ids: Sequence[str], body: str,
@@ -216,6 +219,7 @@ class RerunWrites:
         Returns:
             The ids of those, and parameters under which `edge.marked()` finds them.
         """
+        job_ids = await self._claims.lock(tx, job_ids)
         ids = [(job_id,) for job_id in job_ids]
         await self._lock(tx, ids)
         if JobState.SUCCEEDED in self.edge.transition.sources:
@@ -225,19 +229,17 @@ class RerunWrites:
         if not changed:
             return set(), marks
         done = {row[0] for row in await self.edge.marked(tx, marks, jobs.c.id)}
-        await self._forget(tx, [(job_id,) for job_id in done])
+        queued = [(job_id,) for job_id in done]
+        await self._claims.take(tx, queued)
+        await self._forget(tx, queued)
         return done, marks
 
     async def _lock(self, tx: Transaction, rows: Sequence[Row]) -> None:
-        """Makes a submission wait that is about to take over the claim of one of the jobs, or
-        waits for it; and keeps a deletion from the jobs while their last attempt is saved."""
+        """Keeps a deletion from the jobs while their last attempt is saved."""
         if self._dialect.exclusive:
             return
         r = self._dialect.rowset("l", {"id": "text"})
         ids, params = select(r.c.id), r.params(rows)
-        claim = unique_claims.c
-        claims = select(claim.key).where(claim.job_id.in_(ids)).order_by(claim.job_id, claim.key)
-        await self._dialect.rows(tx.connection, claims.with_for_update(), params)
         found = select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
         await self._dialect.rows(tx.connection, found.with_for_update(of=jobs), params)
 

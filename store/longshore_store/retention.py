@@ -7,7 +7,7 @@ a pass and not once in a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from longshore_store.committer import Transaction, Write
 from longshore_store.deletion import Deletion
 from longshore_store.dialects import Connection, Dialect, Row, Rowset
-from longshore_store.edges import number, state_in
+from longshore_store.edges import NOW, number, state_in
 from longshore_store.model import EventKind
 from longshore_store.reports import RETAINED_EVENTS
 from longshore_store.retention_records import Ages, Ended, Prunable, Spent
@@ -39,6 +39,7 @@ from longshore_store.tables import (
     jobs,
     redrive_jobs,
     redrives,
+    unique_claims,
 )
 
 SCANNED = 4
@@ -73,6 +74,7 @@ class RetentionReads:
         if all(job.created_us > now_us - ages.shortest for job in seen):
             return Prunable([], [], "")  # all that follow are younger still
         doomed = {job.id for job in seen if _older(job, now_us, _age(job, ages))}
+        doomed -= await self._claiming(connection, doomed, now_us)
         told = [j for j in seen if j.id not in doomed and _older(j, now_us, ages.logs)]
         logging = await self._with_logs(connection, told)
         upto = _fitting(seen, doomed | logging, limit)
@@ -88,6 +90,17 @@ class RetentionReads:
         r = self._dialect.rowset("r", {"id": "text"})
         query = self._dialect.fixed("retention.logging", lambda: _logging(r))
         params = r.params([(job.id,) for job in among])
+        return {row[0] for row in await self._dialect.rows(connection, query, params)}
+
+    async def _claiming(
+        self, connection: Connection, among: Collection[str], now_us: int
+    ) -> set[str]:
+        """Those whose uniqueness window lasts: until its end they are the answer to who asks."""
+        if not among:
+            return set()
+        r = self._dialect.rowset("r", {"id": "text"})
+        query = self._dialect.fixed("retention.claiming", lambda: _claiming(r))
+        params = {**r.params([(job_id,) for job_id in sorted(among)]), "p_now": now_us}
         return {row[0] for row in await self._dialect.rows(connection, query, params)}
 
     async def spent_checkpoints(self, connection: Connection, after_id: str, limit: int) -> Spent:
@@ -144,6 +157,11 @@ def _logging(r: Rowset) -> Select[Any]:
         .scalar_subquery()
     )
     return select(r.c.id).where(line.is_not(None))
+
+
+def _claiming(r: Rowset) -> Select[Any]:
+    claim = unique_claims.c
+    return select(claim.job_id).where(claim.job_id.in_(select(r.c.id)), claim.until_us > NOW)
 
 
 def _checkpoints() -> Select[Any]:

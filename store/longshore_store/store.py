@@ -97,11 +97,12 @@ class Store(Protocol):
         not in the run that is given. A key goes with one job: under a key that was accepted
         before nothing is done, and nothing is stale.
 
-        Reason and actor go with the event. A uniqueness claim that still names a job is its
-        again; one that another job has taken over is not looked for.
+        Reason and actor go with the event. Stale is also a job whose uniqueness key another job
+        holds by now.
 
         Raises:
             IdempotencyConflict: the key belongs to another call.
+            UniquenessConflict: of one job, another one holds its uniqueness key.
         """
 
     async def find_accepted(self, keys: Sequence[CallKey]) -> list[Accepted | None]:

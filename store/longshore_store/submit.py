@@ -51,6 +51,7 @@ _JOB: dict[str, Kind] = {
     "gpu": "int",
     "idempotency_key": "text",
     "fingerprint": "text",
+    "unique_key": "text",
 }
 _SPEC: dict[str, Kind] = {"id": "text", "spec": "text", "payload": "text"}
 
@@ -285,7 +286,7 @@ def _row(job: NewJob, now_us: int) -> Row:
     return (
         job.id, job.tenant, job.task, job.queue, job.priority, int(first_state(job, now_us)),
         job.due_us, expire_us, total_us, job.total_timeout_us, job.needs_json, needs_gpu(job),
-        job.idempotency_key, job.fingerprint,
+        job.idempotency_key, job.fingerprint, job.unique and job.unique.key,
     )  # fmt: skip
 
 

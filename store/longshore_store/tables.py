@@ -83,6 +83,8 @@ jobs = Table(
     Column("gpu", SmallInteger, nullable=False, server_default="0"),
     _text("idempotency_key", nullable=True),
     _text("fingerprint"),
+    # What it claims beside others of its tenant and task; see unique_claims.
+    _text("unique_key", nullable=True),
     sqlite_with_rowid=False,
     postgresql_with={
         "fillfactor": "70",

@@ -169,6 +169,18 @@ async def test_uniqueness_key_is_held(harness: Harness) -> None:
     assert (existing.created, existing.job.job_id) == (False, first.job.job_id)
 
 
+async def test_a_retry_that_cannot_have_its_uniqueness_key_back(harness: Harness) -> None:
+    unique = request()
+    unique.uniqueness.key = "nightly"
+    first = (await harness.jobs.Submit(unique)).job
+    await harness.jobs.Cancel(pb.CancelRequest(job_id=first.job_id))
+    second = (await harness.jobs.Submit(unique)).job
+    refusal = await refused(harness.jobs.Retry(pb.RetryRequest(job_id=first.job_id)))
+    assert (refusal.code, refusal.reason) == (StatusCode.ALREADY_EXISTS, "UNIQUENESS_KEY_HELD")
+    assert refusal.resource[1] == second.job_id
+    assert first.job_id in refusal.message
+
+
 async def test_validate_only_stores_nothing(harness: Harness) -> None:
     dry = request(payload='{"text":"hi"}')
     dry.validate_only = True

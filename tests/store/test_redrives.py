@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 from sqlalchemy import select
 
 from longshore_store import dead_letters
-from longshore_store.model import CheckpointUpdate, Fenced, OnConflict, UniqueClaim
+from longshore_store.model import (
+    CheckpointUpdate,
+    Fenced,
+    OnConflict,
+    UniqueClaim,
+    UniquenessConflict,
+)
 from longshore_store.redrive_records import (
     MINIMUM_SAMPLE,
     Advanced,
@@ -340,20 +347,29 @@ async def test_a_claim_holds_again_while_the_new_run_is_active(yard: Yard) -> No
 async def test_a_claim_is_taken_over_before_or_after_a_retry(
     postgres_place: Place, clock: FakeClock
 ) -> None:
-    """Never in the middle of it: the submission gets the job that runs, or the claim."""
+    """Never in the middle of it: the submission gets the job that runs, or the claim, and then the
+    job does not run again."""
     one, two = [await postgres_place.open(clock) for _ in range(2)]
     yard = await Yard.make(one, clock)
     for turn in range(20):
         claim = UniqueClaim(f"order-{turn}", None, OnConflict.RETURN_EXISTING)
         job_id = await dead(yard, unique=claim)
-        [answer], stale = await asyncio.gather(
-            two.submit_jobs([new_job(unique=claim)]), one.retry_jobs([job_id], "")
+        [answer], refused = await asyncio.gather(
+            two.submit_jobs([new_job(unique=claim)]), refusal(one.retry_jobs([job_id], ""))
         )
-        assert stale == []
+        assert (refused is not None) == answer.created
         [holder] = await one.submit_jobs([new_job(unique=claim)])
         assert not holder.created
         assert holder.job_id == answer.job_id
         assert answer.created == (answer.job_id != job_id)
+
+
+async def refusal(retry: Awaitable[list[str]]) -> UniquenessConflict | None:
+    try:
+        assert await retry == []
+    except UniquenessConflict as error:
+        return error
+    return None
 
 
 async def test_a_tenant_cannot_keep_others_from_redriving(yard: Yard) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Table, func, select
 
-from longshore_store.model import (
+from longshore_store.model import OnConflict, UniqueClaim, (
     CheckpointUpdate,
     EventKind,
     Fenced,
@@ -102,6 +102,20 @@ async def test_what_has_not_ended_stays_whatever_its_age(yard: Yard) -> None:
         await yard.job_in(state)
     yard.clock.advance(1000 * DAY)
     assert await prune(yard, AGES) == []
+
+
+async def test_a_job_stays_as_long_as_the_window_of_its_uniqueness_key(
+    yard: Yard, clock: FakeClock
+) -> None:
+    claim = UniqueClaim("report", 30 * DAY, OnConflict.RETURN_EXISTING)
+    attempt = await yard.running(unique=claim)
+    await yard.store.complete_attempts(yard.term, [completion(attempt)])
+    clock.advance(20 * DAY)
+    assert await prune(yard, AGES) == []
+    [answer] = await yard.store.submit_jobs([new_job(unique=claim)])
+    assert (answer.job_id, answer.created) == (attempt.job_id, False)
+    clock.advance(11 * DAY)
+    assert await prune(yard, AGES) == [attempt.job_id]
 
 
 async def test_nothing_of_a_job_stays_behind(yard: Yard) -> None:

@@ -300,3 +300,34 @@ async def test_what_was_accepted_under_a_key_is_found(store: SqlStore) -> None:
         None,
         None,
     ]
+
+
+# -- a job that runs again
+
+
+async def test_a_retry_waits_while_another_job_holds_its_key(yard: Yard) -> None:
+    store, claim = yard.store, UniqueClaim("order-7", None, RETURN)
+    first = await yard.running(unique=claim)
+    assert await store.complete_attempts(yard.term, [completion(first)]) == []
+    second = await yard.running(unique=claim)
+    assert second.job_id != first.job_id
+    with pytest.raises(UniquenessConflict) as refused:
+        await store.retry_jobs([first.job_id], "again")
+    assert (refused.value.key, refused.value.existing_id) == ("order-7", second.job_id)
+    assert (await yard.read(first.job_id)).state == JobState.SUCCEEDED
+    assert await store.complete_attempts(yard.term, [completion(second)]) == []
+    assert await store.retry_jobs([first.job_id], "again") == []
+    [answer] = await store.submit_jobs([unique(RETURN)])
+    assert (answer.job_id, answer.created) == (first.job_id, False), "it has its key back"
+
+
+async def test_of_two_jobs_of_one_key_one_runs_again(yard: Yard) -> None:
+    store, claim = yard.store, UniqueClaim("order-7", None, RETURN)
+    ended = []
+    for _ in range(2):
+        attempt = await yard.running(unique=claim)
+        assert await store.complete_attempts(yard.term, [completion(attempt)]) == []
+        ended.append(attempt.job_id)
+    assert await store.retry_jobs(ended, "again") == [ended[1]]
+    states = [(await yard.read(job_id)).state for job_id in ended]
+    assert states == [JobState.QUEUED, JobState.SUCCEEDED]

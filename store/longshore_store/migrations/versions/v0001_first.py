@@ -53,6 +53,7 @@ def _create_jobs() -> None:
         sa.Column("gpu", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("unique_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         postgresql_with={
             "fillfactor": "70",
