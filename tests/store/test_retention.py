@@ -8,13 +8,15 @@ import asyncpg
 import pytest
 from sqlalchemy import Table, func, select
 
-from longshore_store.model import OnConflict, UniqueClaim, (
+from longshore_store.model import (
     CheckpointUpdate,
     EventKind,
     Fenced,
     JobRecord,
     LogUpdate,
+    OnConflict,
     ProgressUpdate,
+    UniqueClaim,
 )
 from longshore_store.retention import SCANNED
 from longshore_store.retention_records import DAY, Ages, Ended, ages_of
