@@ -69,8 +69,11 @@ def too_much_memory(asked: int, used: int) -> Failure:
     )
 
 
-def died(code: int, *, out_of_memory: bool, peak: int = 0) -> Failure:
-    """The runner of an attempt died by itself. A negative code is the number of a signal."""
+def died(code: int, *, out_of_memory: bool, peak: int = 0, stack: str = "") -> Failure:
+    """The runner of an attempt died by itself. A negative code is the number of a signal.
+
+    stack: where its threads were, for the traceback.
+    """
     if code == -signal.SIGKILL and out_of_memory:
         return Failure(
             FailureClass.OUT_OF_MEMORY,
@@ -86,7 +89,8 @@ def died(code: int, *, out_of_memory: bool, peak: int = 0) -> Failure:
     else:
         message = f"the process of the task exited with code {code}"
         facts = (("exit_code", str(code)),)
-    return Failure(FailureClass.CRASH, CODES["INTERNAL"], "CRASH", message, facts)
+    told = Failure(FailureClass.CRASH, CODES["INTERNAL"], "CRASH", message, facts)
+    return told._replace(traceback=stack)
 
 
 def signal_name(number: int) -> str:

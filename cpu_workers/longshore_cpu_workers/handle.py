@@ -24,6 +24,7 @@ from longshore_cpu_workers.spawn import Spawned
 
 Message = list[Any]
 _READ = 1 << 18
+_LONGEST_STACK = 8 * 1024
 _LONGEST_MESSAGE = 16 << 20  # a result with all its artifacts is far smaller
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Runner:
         killed: the worker itself ended it.
         blamed: the attempt for whose sake it is killed.
         memory_before: bytes it had before its attempt began, if that asked for memory.
+        stack: where its threads were when it crashed, once it is dead; empty if it did not.
         peak: the most memory it ever had, in bytes, once it is dead; 0 where nobody knows.
         kill_at: when it gets SIGKILL, after a SIGTERM.
     """
@@ -91,6 +93,8 @@ class Runner:
         self._out = bytearray()
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
+        self._faults = spawned.faults
+        self.stack = ""
         self._watch()
 
     @property
@@ -221,6 +225,8 @@ class Runner:
         self._loop.remove_reader(self._link)
         self._loop.remove_writer(self._link)
         self._link.close()
+        self.stack = _read_stack(self._faults)
+        os.close(self._faults)
         self._listener.on_exit(self, self._wait())
 
     def _wait(self) -> int:
@@ -232,3 +238,8 @@ class Runner:
         self.peak = usage.ru_maxrss * 1024
         self.process.returncode = code = os.waitstatus_to_exitcode(status)
         return code
+
+
+def _read_stack(faults: int) -> str:
+    """What faulthandler wrote: files, lines and names of functions, no values."""
+    return os.pread(faults, _LONGEST_STACK, 0).decode("utf-8", "replace")

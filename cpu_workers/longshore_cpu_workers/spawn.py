@@ -22,11 +22,15 @@ _SHOWN = ("LONGSHORE_TASK_", "LONGSHORE_TASKS_")
 
 
 class Spawned(NamedTuple):
-    """A runner process, our end of its socket, and the token that its children carry."""
+    """A runner process, our end of its socket, and the token that its children carry.
+
+    faults: a file in memory that the process writes its stack to if it crashes.
+    """
 
     process: subprocess.Popen[bytes]
     link: socket.socket
     token: str
+    faults: int
 
 
 def spawn(settings: WorkerSettings, device_env: Mapping[str, str], worker: str) -> Spawned:
@@ -39,21 +43,23 @@ def spawn(settings: WorkerSettings, device_env: Mapping[str, str], worker: str) 
         OSError: the machine refuses another process.
     """
     ours, theirs = socket.socketpair()
+    faults = os.memfd_create("longshore-faults")
     token = f"{worker}-{secrets.token_hex(8)}"
     with theirs:
         try:
             process = subprocess.Popen(
-                _command(settings, worker, theirs.fileno()),
+                _command(settings, worker, theirs.fileno(), faults),
                 env=runner_env(settings, device_env, token),
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), faults),
                 start_new_session=True,
             )
         except BaseException:
             ours.close()
+            os.close(faults)
             raise
     ours.setblocking(False)
-    return Spawned(process, ours, token)
+    return Spawned(process, ours, token, faults)
 
 
 def scratch_prefix(settings: WorkerSettings, worker: str) -> str:
@@ -61,8 +67,9 @@ def scratch_prefix(settings: WorkerSettings, worker: str) -> str:
     return f"{settings.scratch}/{worker}-"
 
 
-def _command(settings: WorkerSettings, worker: str, fd: int) -> list[str]:
-    command = [sys.executable, "-m", "longshore_cpu_workers.runner", str(fd), str(os.getpid())]
+def _command(settings: WorkerSettings, worker: str, fd: int, faults: int) -> list[str]:
+    command = [sys.executable, "-m", "longshore_cpu_workers.runner", str(fd), str(faults)]
+    command.append(str(os.getpid()))
     folders = [str(settings.artifacts), scratch_prefix(settings, worker)]
     bounds = [str(settings.runner_max_attempts), str(settings.runner_max_memory)]
     return [*command, *folders, *bounds, *settings.modules]

@@ -356,7 +356,7 @@ class Supervision:
             return RUNNER_LOST
         killed = code == -signal.SIGKILL and not runner.killed
         out_of_memory = killed and self._oom.happened()
-        return died(code, out_of_memory=out_of_memory, peak=runner.peak)
+        return died(code, out_of_memory=out_of_memory, peak=runner.peak, stack=runner.stack)
 
     def _give_up(self, failure: Failure) -> None:
         for attempt in list(self.dispatcher.backlog):

@@ -137,6 +137,15 @@ async def test_a_device_that_fails_twice_is_set_aside(tmp_path: Path) -> None:
         assert type(made.outcomes()["both"]).__name__ == "Returned", "it runs on another worker"
 
 
+async def test_a_crash_tells_where_it_was(made: Bench) -> None:
+    await made.assign(job("a", "crashes"))
+    failure = (await made.failed("a")).failure
+    assert failure.failure_class is FailureClass.CRASH
+    assert ("signal", "SIGSEGV") in failure.metadata
+    assert "Fatal Python error: Segmentation fault" in failure.traceback
+    assert "in crashes" in failure.traceback
+
+
 # Forks
 
 

@@ -1,8 +1,9 @@
-"""`python -m longshore_cpu_workers.runner FD PARENT ARTIFACTS SCRATCH BOUNDS... [MODULE...]`."""
+"""`python -m longshore_cpu_workers.runner FD FAULTS PARENT FOLDERS... BOUNDS... [MODULE...]`."""
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -18,9 +19,11 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    fd, parent, artifacts, scratch, attempts, memory, *modules = sys.argv[1:]
+    fd, faults, parent, artifacts, scratch, attempts, memory, *modules = sys.argv[1:]
     _die_with(int(parent))  # before the slow imports
     os.set_inheritable(int(fd), False)
+    os.set_inheritable(int(faults), False)
+    faulthandler.enable(int(faults))
     from longshore_cpu_workers.reaping import adopt_orphans
     from longshore_cpu_workers.runner.process import main
     from longshore_cpu_workers.runner.wear import Bounds

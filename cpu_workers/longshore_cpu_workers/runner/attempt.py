@@ -3,7 +3,8 @@
     find task, open inputs, restore, context │ start is reported │ parse, call, render, collect
 
 Nothing left of the bar is task code; right of it everything may be, pydantic validators
-included. A crash is therefore charged to the attempt whose code ran, and to no other.
+included. A crash is therefore charged to the attempt whose code ran: what one leaves running ends,
+or its process does, before the next begins.
 """
 
 from __future__ import annotations

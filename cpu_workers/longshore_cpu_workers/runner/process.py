@@ -45,7 +45,6 @@ def main(fd: int, artifacts: str, scratch: str, bounds: Bounds, modules: Sequenc
     """Runs until the worker closes the socket or ends the process."""
     link = Link(socket.socket(fileno=fd))
     output = Output()
-    faulthandler.enable(output.original)
     try:
         tasks = load_tasks(modules)
     except BaseException as error:  # noqa: BLE001 - a module may call sys.exit when imported
@@ -118,6 +117,7 @@ class _Runner:
         if signal.getsignal(signal.SIGTERM) == self._on_term:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._unblock()
+        faulthandler.enable(2)  # the stack of a copy is a line of the job, not the runner's end
         self._link.after_fork()
         self._inbox.after_fork()
         self._output.after_fork()
