@@ -50,12 +50,18 @@ def streams(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
 
     @functools.wraps(method)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        context = cast(Context, args[2])
         try:
             if isinstance(args[1], Undecodable):
                 raise _unreadable(args[1])
             return await method(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # the last resort: INTERNAL, with an id
-            await refuse(cast(Context, args[2]), refusal_of(error, name))
+            refusal = refusal_of(error, name)
+            # Its frames hold the request, and what ends the call holds them until the garbage
+            # collector comes: a few large requests that are refused would take a gigabyte.
+            error.__traceback__ = None
+        del args, kwargs
+        return await refuse(context, refusal)
 
     return answer
 

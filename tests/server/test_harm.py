@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import gc
 import json
 import time
+import weakref
 from typing import Any
 
+import grpc
 import pytest
 from grpc import StatusCode
 
 from longshore.v1 import job_pb2
 from longshore.v1 import job_service_pb2 as pb
+from longshore_server.answering import answers
 from longshore_server.forms import CANDIDATES, MOST_HINTS, Form, FormCache
 from longshore_server.payloads import PayloadSchema
+from longshore_server.refusals import refuse_field
 from longshore_store.needs import LONGEST_REMEMBERED, _parse, parse_needs
 from longshore_store.topology_records import TaskRecord
 from tests.server.harness import DEADLINE, POOLS, Harness, refused, request
@@ -175,3 +180,38 @@ async def test_payloads_are_nested_as_deep_as_a_runner_reads(harness: Harness, l
 async def test_escapes_in_addresses_are_looked_through(harness: Harness, uri: str) -> None:
     asked = request(inputs={"a": job_pb2.PayloadRef(uri=uri)})
     assert "spec.inputs['a'].uri" in (await refused(harness.jobs.Submit(asked))).fields
+
+
+async def test_a_refused_request_is_freed_at_once() -> None:
+    """Not by the garbage collector, which comes late: requests are up to 4 MiB."""
+
+    class Large:
+        pass
+
+    class Call:
+        def time_remaining(self) -> float:
+            return DEADLINE
+
+        async def abort_with_status(self, status: Any) -> None:
+            raise grpc.aio.AbortError(status)
+
+    held: list[weakref.ref[Large]] = []
+
+    @answers
+    async def handler(service: object, request: Large, context: Any) -> None:
+        taken_apart = Large()
+        held.extend(map(weakref.ref, (request, taken_apart)))
+        refuse_field("name", "is wrong")
+
+    gc.collect()
+    gc.disable()
+    try:
+        kept = None
+        try:
+            await handler(object(), Large(), Call())
+        except grpc.aio.AbortError as error:
+            kept = error
+        assert kept is not None
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
