@@ -72,7 +72,6 @@ CLASSES = (
     Expected(
         "segfault", "CRASH", Code.INTERNAL, "CRASH",
         "the process of the task was ended by SIGSEGV", {"signal": "SIGSEGV"}, "crashes",
-        in_python=False,
     ),
     Expected(
         "exit", "CRASH", Code.INTERNAL, "CRASH",
@@ -148,7 +147,9 @@ def check_error(status: Status, expected: Expected) -> None:
     assert len(status.message.encode()) <= MESSAGE_BYTES
     info = detail(status, rpc.ErrorInfo)
     assert (info.reason, info.domain) == (expected.reason, "longshore.dev")
-    assert info.metadata == expected.facts
+    facts = dict(info.metadata)
+    assert int(facts.pop("peak_bytes", "1")) > 0, "what it had differs from machine to machine"
+    assert facts == expected.facts
 
 
 def check_traceback(status: Status, expected: Expected) -> None:
@@ -186,9 +187,9 @@ async def test_a_class_is_seen_with_its_consequence(
         check_error(change.error, expected)
         assert not detail(change.error, rpc.DebugInfo).stack_entries, "bounded, for every watcher"
     assert (first.will_retry, last.will_retry) == (True, False)
-    refunded = expected.counted == "interruptions"
-    assert first.HasField("next_attempt_time") == (not refunded), "refunded: at once"
-    assert (first.to_state == QUEUED) == refunded
+    at_once = expected.how == "worker"  # a device may be as faulty a moment later
+    assert first.HasField("next_attempt_time") == (not at_once)
+    assert (first.to_state == QUEUED) == at_once
     assert last.to_state == DEAD
     assert SECRET not in str(job)
 
