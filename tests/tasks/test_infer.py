@@ -289,7 +289,7 @@ def _pickled() -> bytes:
         (b"", "neither npz nor JSON"),
         (pickle.dumps({"image": [1]}), "neither npz nor JSON"),
         (b"[1, 2]", "no object of lists"),
-        (b'{"image": 3}', "no object of lists"),
+        (b'{"image": null}', "no object of lists"),
         (b"[" * 100_000, "neither npz nor JSON"),
         (b"PK\x03\x04 and nothing", "cannot be read"),
     ],

@@ -80,6 +80,15 @@ def test_a_shared_input_goes_whole_into_every_batch(make_run: MakeContext, tmp_p
     assert found == {"y": [[10.0 * n] * 2 for n in range(5)]}
 
 
+def test_a_file_of_json_has_single_values_too(make_run: MakeContext, tmp_path: Path) -> None:
+    made = graph(SCALED, {"x": (FLOAT, ["N", 2]), "k": (FLOAT, [])}, ("y", FLOAT, ["N", 2]))
+    data = tmp_path / "data.json"
+    data.write_text('{"x": [[1, 2]], "k": 10}')
+    job = make_run(model=save(tmp_path / "m.onnx", made), data=data)
+    run(job, shared=["k"], format="json")
+    assert json.loads((job.folder / "predictions.json").read_text()) == {"y": [[10.0, 20.0]]}
+
+
 def test_a_vector_is_not_taken_for_rows_because_the_numbers_agree(
     make_run: MakeContext, tmp_path: Path
 ) -> None:

@@ -43,7 +43,22 @@ def first_frame(path: Path) -> av.VideoFrame:
         return next(container.decode(video=0))
 
 
-# -- lengths and thumbnails
+# -- times, lengths and thumbnails
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.time or 0) for frame in container.decode(video=0)]
+
+
+def test_every_frame_stays_and_at_its_time(job: Any, tmp_path: Path) -> None:
+    """The rate says 25, and two of the frames are nearer to each other than that."""
+    source = tmp_path / "uneven.mp4"
+    moved = "setpts='PTS+if(eq(N,7),-0.03/TB,0)+0.012/TB',settb=1/1000"
+    ffmpeg(*pattern(1), "-vf", moved, "-fps_mode", "vfr", "-enc_time_base", "1:1000", *H264, source)
+    attempts = job(source)
+    attempts.run()
+    assert times(attempts.artifacts / "out.mp4") == pytest.approx(times(source), abs=0.002)
 
 
 @pytest.mark.parametrize("sound", [(), (*tone(seconds=3), "-c:a", "aac")])
@@ -177,6 +192,14 @@ def test_a_source_whose_end_is_missing_is_marked(job: Any, tmp_path: Path) -> No
     assert result.damage.lost_seconds > 1
 
 
+def test_a_packet_that_is_not_whole_is_a_damage(job: Any, tmp_path: Path) -> None:
+    """Of which ffmpeg only warns, and of which no length tells."""
+    path = tmp_path / "cut.avi"
+    ffmpeg(*pattern(2), *tone(), "-c:v", "mpeg4", "-c:a", "libmp3lame", path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert job(path).run().damaged
+
+
 def test_a_whole_source_is_not_marked(job: Any, video: Path) -> None:
     result = job(video).run()
     assert not result.damaged
@@ -229,11 +252,28 @@ def test_rgb_says_by_which_matrix_it_was_converted(
     assert abs(frame.to_ndarray(format="rgb24")[8, 8].astype(int) - [0xBF, 0, 0]).max() <= 4
 
 
-def test_what_is_transparent_shows_black(job: Any, tmp_path: Path) -> None:
-    path = tmp_path / "alpha.mov"
-    ffmpeg(
-        *LAVFI, "color=c=red@0.0:size=128x96:rate=5:duration=0.4,format=rgba", "-c:v", "png", path
-    )
+def test_a_mirrored_picture_is_not_called_turned(job: Any, video: Path, tmp_path: Path) -> None:
+    mirrored = tmp_path / "mirrored.mp4"
+    ffmpeg("-display_hflip", "-i", video, "-c", "copy", mirrored)
+    result = job(mirrored).run()
+    assert result.source.rotation == 0
+    assert "the picture was mirrored, as the file says" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "codec"),
+    [
+        ("alpha.mov", "rgba", ("-c:v", "png")),
+        ("alpha.mkv", "yuva444p10", ("-c:v", "ffv1")),
+        ("alpha.webm", "yuva420p", ("-c:v", "libvpx-vp9", "-deadline", "realtime")),
+    ],
+)
+def test_what_is_transparent_shows_black(
+    job: Any, tmp_path: Path, name: str, pixels: str, codec: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    red = f"color=c=red@0.0:size=128x96:rate=5:duration=0.4,format={pixels}"
+    ffmpeg(*LAVFI, red, *codec, path)
     attempts = job(path)
     result = attempts.run()
     seen = first_frame(attempts.artifacts / "out.mp4").to_ndarray(format="rgb24")

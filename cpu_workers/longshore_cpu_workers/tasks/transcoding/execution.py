@@ -36,7 +36,7 @@ class Said(NamedTuple):
 
     Attributes:
         tail: the last lines.
-        errors: how many lines are errors: of a run that ended well, what it could not read.
+        errors: how many lines tell of a loss: of a run that ended well, what it could not read.
         first_error: the first of them, or empty.
     """
 
@@ -122,7 +122,7 @@ class _Listener:
         self._lines += 1
         if self._lines <= _LOGGED_LINES:
             self._ctx.log.warning("ffmpeg: %s", line)
-        if _is_error(line):
+        if _is_loss(line):
             self._errors += 1
             self._first_error = self._first_error or line
 
@@ -132,6 +132,12 @@ class _Listener:
 
 def _is_error(line: str) -> bool:
     return "[error]" in line or "[fatal]" in line
+
+
+def _is_loss(line: str) -> bool:
+    """True if a part of the source is lost: an error, or a packet that is not whole, of which
+    ffmpeg only warns."""
+    return _is_error(line) or "Packet corrupt" in line
 
 
 class _Lines:

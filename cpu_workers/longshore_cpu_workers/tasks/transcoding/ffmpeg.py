@@ -44,6 +44,9 @@ _VP9_SPEED: dict[Preset, int] = {"ultrafast": 8, "veryfast": 5, "fast": 4, "medi
 _AV1_PRESET: dict[Preset, int] = {"ultrafast": 12, "veryfast": 9, "fast": 8, "medium": 6, "slow": 4}
 _AUDIO_ENCODERS = {"aac": "aac", "opus": "libopus"}
 NO_METADATA = ("-map_metadata", "-1", "-map_chapters", "-1")
+TIMES = ("-fps_mode", "vfr", "-enc_time_base", "demux")
+"""Every frame at the time that it has in the source: on a grid of 1/rate it would move by up to
+half a frame against the sound, and of two near each other one would be lost."""
 MUXERS = {"mp4": "mp4", "webm": "webm", "mkv": "matroska"}
 
 
@@ -71,7 +74,7 @@ def command(
     for index in part.renditions:
         rendition = params.renditions[index]
         words += ["-map", f"0:{source.video_index}", *_sound_or_none(rendition, source)]
-        words += picture(rendition, source, params, share[index])
+        words += [*picture(rendition, source, params, share[index]), *TIMES]
         words += container(rendition, folder)
     if params.thumbnails.count and part.extras:
         words += stills(params, source, folder)
@@ -119,6 +122,7 @@ def input_options(source: Source, threads: int, seek: Sequence[str] = ()) -> lis
         *("-format_whitelist", source.demuxer, "-f", source.demuxer),
         *("-max_streams", str(MAX_STREAMS), "-max_pixels", str(MAX_PIXELS)),
         *seek,
+        *(("-c:v", source.decoder) if source.decoder else ()),
         *("-threads", str(threads), "-i", f"file:{source.path}"),
     ]
 

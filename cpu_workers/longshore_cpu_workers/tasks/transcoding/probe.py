@@ -8,6 +8,7 @@ one file; the same list goes into ffmpeg's own command.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -34,6 +35,7 @@ _OPTIONS = {
     "max_streams": str(MAX_STREAMS),
 }
 _OPEN_TIMEOUT = 30.0
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Their times may jump, at a splice or after an hour of silence.
 _JUMPING = ("mpegts", "mpeg")
 _CLOCK = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
@@ -54,6 +56,7 @@ class Source:
         video_index, audio_index: the streams taken; audio_index is None without sound.
         width, height: as displayed, in pixels: after rotation, with square pixels.
         rotation: degrees, clockwise or not as the file says: 0, 90, 180, 270.
+        decoder: the decoder that ffmpeg takes for the picture, if not its own choice.
         audio_stream: the number of the sound taken among all sounds, from 0.
         channels: audio channels; 0 without sound.
         size: bytes.
@@ -83,6 +86,7 @@ class Source:
     rgb: bool = False
     alpha: bool = False
     steady: bool = True
+    decoder: str = ""
     notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
@@ -147,14 +151,16 @@ def _inspect(container: InputContainer, path: Path, size: int) -> Source:
     frame = _first_frame(container, stream)
     width, height = _display_size(frame, stream.sample_aspect_ratio)
     whole, picture, steady = _durations(container, stream)
-    components = frame.format.components
+    codec = stream.codec_context.codec.canonical_name
+    # ffmpeg's own decoders of these two leave out what is transparent.
+    layered = codec in _ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1"
     return Source(
         path=path,
         demuxer=container.format.name.split(",")[0],
         duration=whole,
         video_duration=picture,
         video_index=stream.index,
-        video_codec=stream.codec_context.codec.canonical_name,
+        video_codec=codec,
         width=width,
         height=height,
         rotation=_quarter_turns(frame),
@@ -166,8 +172,10 @@ def _inspect(container: InputContainer, path: Path, size: int) -> Source:
         interlaced=bool(frame.interlaced_frame),
         transfer=int(frame.color_trc),
         rgb=bool(frame.format.is_rgb),
-        alpha=any(component.is_alpha for component in components),
+        alpha=layered or any(component.is_alpha for component in frame.format.components),
         steady=steady,
+        decoder=_ALPHA_DECODERS[codec] if layered else "",
+        notes=("the picture was mirrored, as the file says",) if _mirrored(frame) else (),
     )
 
 
@@ -184,7 +192,7 @@ def _with_sound(
         wanted = [n for n in known if _language(streams[n]) == language]
     if not wanted and (language or number is not None):
         raise _no_such_sound(streams, f"number {number}" if number is not None else language)
-    notes = _about_sounds(len(streams), len(known))
+    notes = (*source.notes, *_about_sounds(len(streams), len(known)))
     if not wanted:
         return replace(source, notes=notes)
     chosen = next((n for n in wanted if _is_default(streams[n])), wanted[0])
@@ -293,7 +301,20 @@ def _display_size(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]
 def _quarter_turns(frame: VideoFrame) -> int:
     """Degrees in whole quarters: ffmpeg's own rotation leaves the size as it is for others."""
     degrees = int(frame.rotation) % 360
+    if degrees == 180 and _mirrored(frame):
+        return 0  # left and right change places; nothing turns
     return degrees if degrees % 90 == 0 else 0
+
+
+def _mirrored(frame: VideoFrame) -> bool:
+    """True if the file asks players to show a mirror image: its matrix turns the picture over."""
+    from av.sidedata.sidedata import Type  # noqa: PLC0415  as in `probe`
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    return bool(a * d < b * c)
 
 
 def _durations(container: InputContainer, stream: VideoStream) -> tuple[float, float, bool]:

@@ -161,8 +161,7 @@ def _track(
     return [
         *("-map", f"0:{source.video_index}", "-an"),
         *ffmpeg.picture(rendition, source, params, threads, select=select, x265=":open-gop=0"),
-        # Times as they are: on a grid, a frame could be kept or dropped for what came before it.
-        *("-fps_mode", "vfr", "-enc_time_base", "demux", "-avoid_negative_ts", "disabled"),
+        *(*ffmpeg.TIMES, "-avoid_negative_ts", "disabled"),
         *("-force_key_frames", f"expr:isnan(prev_forced_t)+gte(t,prev_forced_t+{length:g})"),
         *(("-forced-idr", "1") if rendition.codec in {"h264", "hevc"} else ()),
         *("-f", "segment", "-segment_time", f"{length:g}", "-segment_format", "mp4"),

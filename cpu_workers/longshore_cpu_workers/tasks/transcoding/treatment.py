@@ -39,10 +39,10 @@ def colours(source: Source, rendition: Rendition | None, size: tuple[int, int]) 
     width, height = size
     if tone_mapped(source, rendition):
         return [f"scale={width}:{height}", _TONE_MAP]
-    if not source.rgb:
-        return [f"scale={width}:{height}"]
-    matrix, tag = ("bt709", "bt709") if height >= HD_HEIGHT else ("bt601", "smpte170m")
     background = ["premultiply=inplace=1"] if source.alpha else []  # black shows through
+    if not source.rgb:
+        return [*background, f"scale={width}:{height}"]
+    matrix, tag = ("bt709", "bt709") if height >= HD_HEIGHT else ("bt601", "smpte170m")
     said = f"setparams=colorspace={tag}:color_primaries={tag}:color_trc={tag}:range=tv"
     return [*background, f"scale={width}:{height}:out_color_matrix={matrix}:out_range=tv", said]
 

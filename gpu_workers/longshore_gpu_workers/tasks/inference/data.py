@@ -89,6 +89,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise not_data(f"it is neither npz nor JSON ({error})") from error
-    if not isinstance(value, dict) or not all(isinstance(rows, list) for rows in value.values()):
+    held = (list, bool, int, float, str)  # a single value is one that all rows share
+    if not isinstance(value, dict) or not all(isinstance(rows, held) for rows in value.values()):
         raise not_data('the JSON is no object of lists; write {"name": [row, row, ...]}')
     return value

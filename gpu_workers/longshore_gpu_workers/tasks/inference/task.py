@@ -17,7 +17,7 @@ def infer(ctx: Context, params: InferParams) -> InferResult:
 
     Raises:
         PermanentError: INPUT_MISSING, NOT_A_MODEL, NOT_DATA, INPUT_MISMATCH, MODEL_FAILED,
-            OUTPUT_NOT_BATCHED, OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON.
+            OUTPUT_NOT_BATCHED, OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON, OUTPUT_NOT_NPZ.
         TaskError: OUT_OF_MEMORY, DEVICE_ERROR.
         JobCancelled: the job was cancelled; seen between batches.
     """
