@@ -308,12 +308,11 @@ def _quarter_turns(frame: VideoFrame) -> int:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """True if the file asks players to show a mirror image: its matrix turns the picture over."""
-    from av.sidedata.sidedata import Type  # noqa: PLC0415  as in `probe`
-
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
+    try:
+        matrix = bytes(frame.side_data["DISPLAYMATRIX"])
+    except KeyError:
         return False
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    a, b, _, c, d = struct.unpack_from("=5i", matrix)
     return bool(a * d < b * c)
 
 
