@@ -308,11 +308,12 @@ def _quarter_turns(frame: VideoFrame) -> int:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """True if the file asks players to show a mirror image: its matrix turns the picture over."""
-    try:
-        matrix = bytes(frame.side_data["DISPLAYMATRIX"])
-    except KeyError:
+    from av.buffer import Buffer  # noqa: PLC0415  as in `probe`
+
+    matrix: object = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, Buffer):
         return False
-    a, b, _, c, d = struct.unpack_from("=5i", matrix)
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
     return bool(a * d < b * c)
 
 
