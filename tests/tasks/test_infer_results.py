@@ -135,3 +135,16 @@ def test_a_model_written_to_be_slow_is_refused(
     path.write_bytes(b"\x08\x01" * 1001)  # the same field again and again
     error = refused(make_run(model=path), "NOT_A_MODEL", data={"x": [1]})
     assert "1000 fields" in str(error)
+
+
+def test_an_operator_with_cuda_in_its_name_is_not_a_sick_device(
+    make_run: MakeContext, tmp_path: Path
+) -> None:
+    node = helper.make_node("CudaNMS", ["x"], ["y"], domain="acme.cuda")
+    made = graph([node], {"x": (FLOAT, ["N", 2])}, ("y", FLOAT, ["N", 2]))
+    model = tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme.cuda", 1)]
+    whole = helper.make_model(made, ir_version=9, opset_imports=opsets)
+    model.write_bytes(whole.SerializeToString())
+    error = refused(make_run(model=model), "NOT_A_MODEL", data={"x": [[1, 2]]})
+    assert "CudaNMS" in str(error)
