@@ -111,7 +111,7 @@ async def run_jobs(
             )
 
 
-async def _finish(handle: JobHandle, show: Show) -> Finished:
+async def _finish(handle: JobHandle[Any], show: Show) -> Finished:
     started = time.monotonic()
     await _follow(handle, show)
     result = await handle.result(timeout=DEADLINE)
@@ -120,7 +120,7 @@ async def _finish(handle: JobHandle, show: Show) -> Finished:
     return Finished(result, files, time.monotonic() - started)
 
 
-async def _follow(handle: JobHandle, show: Show) -> None:
+async def _follow(handle: JobHandle[Any], show: Show) -> None:
     """Shows each report of a job until it has ended."""
     async with aclosing(handle.watch()) as events:
         async for event in events:

@@ -39,14 +39,20 @@ if TYPE_CHECKING:
     from longshore.handle import JobHandle
     from longshore.sdk import (
         Context,
+        Input,
         JobCancelled,
         PermanentError,
         Resources,
         Retry,
+        Task,
+        TaskDeclarationError,
+        TaskError,
         Timeouts,
         task,
     )
+    from longshore.sdk.failures import FailureClass
     from longshore.specs import job_spec
+    from longshore.states import JobState
     from longshore.sync import Client, SyncJobHandle
 
 __all__ = [
@@ -55,6 +61,8 @@ __all__ = [
     "Client",
     "Context",
     "DeadlineExceeded",
+    "FailureClass",
+    "Input",
     "InvalidJob",
     "InvalidRequest",
     "JobCancelled",
@@ -64,6 +72,7 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "JobNotFound",
+    "JobState",
     "JobWasCancelled",
     "LimitExceeded",
     "LongshoreError",
@@ -79,6 +88,9 @@ __all__ = [
     "Retry",
     "ServiceFailed",
     "SyncJobHandle",
+    "Task",
+    "TaskDeclarationError",
+    "TaskError",
     "Timeouts",
     "Unauthenticated",
     "Unavailable",
@@ -91,12 +103,18 @@ _MODULES = {
     "longshore.handle": ("JobHandle",),
     "longshore.sync": ("Client", "SyncJobHandle"),
     "longshore.specs": ("job_spec",),
+    "longshore.states": ("JobState",),
+    "longshore.sdk.failures": ("FailureClass",),
     "longshore.sdk": (
         "Context",
+        "Input",
         "JobCancelled",
         "PermanentError",
         "Resources",
         "Retry",
+        "Task",
+        "TaskDeclarationError",
+        "TaskError",
         "Timeouts",
         "task",
     ),

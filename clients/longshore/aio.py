@@ -10,16 +10,16 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
 from longshore.attempts import AttemptCalls
-from longshore.batches import IN_FLIGHT, Items, Pipeline, new_key
 from longshore.calls import Calls, Repeat, Timing
 from longshore.handle import JobHandle
 from longshore.letters import DeadLetterCalls
-from longshore.specs import Payload, SpecOptions, job_spec, to_duration
+from longshore.specs import to_duration
+from longshore.submits import SubmitCalls
 from longshore.v1 import (
     job_pb2,
     job_service_pb2,
@@ -30,7 +30,7 @@ from longshore.v1 import (
 from longshore.watching import Event, Watch
 
 if TYPE_CHECKING:
-    from longshore.sdk import Task
+    pass
 
 __all__ = ["DEFAULT_TARGET", "AsyncClient", "JobHandle"]
 
@@ -48,7 +48,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class AsyncClient(AttemptCalls, DeadLetterCalls):
+class AsyncClient(SubmitCalls, AttemptCalls, DeadLetterCalls):
     """A connection to one Longshore service, for one event loop.
 
     The channel opens at the first call. Every method takes `timeout`, in seconds for all its
@@ -100,93 +100,11 @@ class AsyncClient(AttemptCalls, DeadLetterCalls):
         """Closes the channel; calls and watches under way end with an error."""
         await self._calls.close()
 
-    async def submit(
-        self,
-        task: str | Task,
-        payload: Payload = None,
-        *,
-        idempotency_key: str = "",
-        uniqueness: job_service_pb2.Uniqueness | str | None = None,
-        validate_only: bool = False,
-        timeout: float | None = None,
-        **options: Unpack[SpecOptions],
-    ) -> JobHandle:
-        """Submits one job. Returned means: committed by the server, and it will run.
-
-        While no server answers, and while the queue is full for no longer than the timeout, the
-        call is repeated under the same key, so that the job is accepted once.
-
-        Args:
-            task: the name of a task, or a function decorated with @task.
-            payload: a mapping or a pydantic model, or JSON text as it is; None is {}.
-            idempotency_key: makes later calls with it return this job; a fresh one where empty.
-            uniqueness: business deduplication; a string is a key held while the job is active.
-            validate_only: check and answer as if for real, and store nothing.
-            options: queue, inputs, resources, priority ...: see `SpecOptions`.
-
-        Raises:
-            InvalidJob: fields are wrong; `violations` lists all of them.
-            AlreadyExists: a key is taken by another job, named in `existing`.
-            NoCapacity: no pool can ever run it.
-            QueueFull: there was no room before the timeout.
-        """
-        return await self.submit_spec(
-            job_spec(task, payload, **options),
-            idempotency_key=idempotency_key,
-            uniqueness=uniqueness,
-            validate_only=validate_only,
-            timeout=timeout,
-        )
-
-    async def submit_spec(
-        self,
-        spec: job_pb2.JobSpec,
-        *,
-        idempotency_key: str = "",
-        uniqueness: job_service_pb2.Uniqueness | str | None = None,
-        validate_only: bool = False,
-        timeout: float | None = None,
-    ) -> JobHandle:
-        """Submits a job that was built by `job_spec` or by hand; otherwise as `submit`."""
-        if isinstance(uniqueness, str):
-            uniqueness = job_service_pb2.Uniqueness(key=uniqueness)
-        request = job_service_pb2.SubmitRequest(
-            idempotency_key=idempotency_key or new_key(),
-            spec=spec,
-            uniqueness=uniqueness,
-            validate_only=validate_only,
-        )
-        response = await self._calls.unary(
-            self._calls.jobs.Submit, request, timeout=timeout, repeat=Repeat.WHEN_FULL
-        )
-        return self._submitted(response)
-
-    async def submit_many(
-        self, jobs: Items, *, timeout: float | None = None, in_flight: int = IN_FLIGHT
-    ) -> builtins.list[JobHandle]:
-        """Submits many jobs in batches; the handles are in the order of the jobs.
-
-        Each batch is accepted whole or not at all; the batches are not one transaction. A job
-        that brings no key of its own gets one, the same over all repetitions.
-
-        Args:
-            jobs: JobSpecs or SubmitRequests, from any iterable or async iterable; taken as they
-                are needed, so a generator of millions is not unrolled first.
-            timeout: seconds for each batch, its repetitions included.
-            in_flight: how many batches are on their way at once.
-
-        Raises:
-            InvalidJob: `requests[N]` in a violation is the place of the job among `jobs`, from 0.
-            QueueFull: there was no room for a batch before its timeout.
-        """
-        pipeline = Pipeline(self._calls, timeout=timeout, in_flight=in_flight)
-        return [self._submitted(response) async for response in pipeline.run(jobs)]
-
-    def handle(self, job_id: str) -> JobHandle:
+    def handle(self, job_id: str) -> JobHandle[Any]:
         """A handle on a job whose id is known; makes no call, so the id may be wrong."""
         return JobHandle(self, job_pb2.Job(job_id=job_id))
 
-    async def get(self, job_id: str, *, timeout: float | None = None) -> JobHandle:
+    async def get(self, job_id: str, *, timeout: float | None = None) -> JobHandle[Any]:
         """Reads a job and returns a handle on it.
 
         Raises:
@@ -429,10 +347,6 @@ class AsyncClient(AttemptCalls, DeadLetterCalls):
         """
         request = task_service_pb2.GetTaskRequest(task=name)
         return (await self._calls.unary(self._calls.tasks.GetTask, request, timeout=timeout)).task
-
-    def _submitted(self, response: job_service_pb2.SubmitResponse) -> JobHandle:
-        placement = response.placement if response.HasField("placement") else None
-        return JobHandle(self, response.job, created=response.created, placement=placement)
 
 
 async def _collect(

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from longshore import error_mapping
 from longshore.errors import DeadlineExceeded, LongshoreError
@@ -15,6 +15,17 @@ from longshore.watching import Event
 
 if TYPE_CHECKING:
     from longshore.aio import AsyncClient
+
+Out_co = TypeVar("Out_co", covariant=True)
+T = TypeVar("T")
+
+
+class ResultType(Protocol[Out_co]):
+    """Reads a result; that of a task is a pydantic TypeAdapter."""
+
+    def validate_json(self, data: str, /) -> Out_co:
+        """The value that a JSON text stands for."""
+
 
 TERMINAL_STATES = frozenset(
     {
@@ -29,15 +40,15 @@ TERMINAL_STATES = frozenset(
 QUIET = 60.0
 
 
-class JobHandle:
-    """A job on the server.
+class JobHandle(Generic[Out_co]):
+    """A job on the server, and the type of what its task returns: Any of a task given by name.
 
     Attributes:
         created: False where Submit returned an earlier job.
         placement: what admission thought of it at Submit; None from other calls.
     """
 
-    __slots__ = ("_client", "_job", "created", "placement")
+    __slots__ = ("_client", "_job", "_result_type", "created", "placement")
 
     def __init__(
         self,
@@ -46,11 +57,23 @@ class JobHandle:
         *,
         created: bool = False,
         placement: job_pb2.Placement | None = None,
+        result_type: ResultType[Out_co] | None = None,
     ) -> None:
+        self._result_type = result_type
         self._client = client
         self._job = job
         self.created = created
         self.placement = placement
+
+    def typed(self, result_type: ResultType[T]) -> JobHandle[T]:
+        """The same job; `result` then returns this type."""
+        return JobHandle(
+            self._client,
+            self._job,
+            created=self.created,
+            placement=self.placement,
+            result_type=result_type,
+        )
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id} {state_name(self._job.state)}>"
@@ -140,8 +163,9 @@ class JobHandle:
             raise error_mapping.from_job(job)
         return job
 
-    async def result(self, timeout: float | None = None) -> Any:
-        """Waits for success and returns what the task returned, as parsed JSON.
+    async def result(self, timeout: float | None = None) -> Out_co:
+        """Waits for success and returns what the task returned: as the type that it declares if the
+        job was submitted by the task itself, else as parsed JSON.
 
         Args:
             timeout: seconds; as in `wait`.
@@ -151,7 +175,10 @@ class JobHandle:
             DeadlineExceeded: it had not ended in time.
         """
         value = (await self.result_job(timeout)).result.value
-        return json.loads(value) if value else None
+        if self._result_type is not None:
+            return self._result_type.validate_json(value or "null")
+        parsed: Any = json.loads(value) if value else None
+        return cast("Out_co", parsed)
 
     async def artifacts(self, timeout: float | None = None) -> Mapping[str, job_pb2.PayloadRef]:
         """Waits for success and returns the large outputs, by name; otherwise as `result`."""

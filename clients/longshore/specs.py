@@ -65,7 +65,7 @@ class SpecOptions(TypedDict, total=False):
 
 
 def job_spec(
-    task: str | Task, payload: Payload = None, **options: Unpack[SpecOptions]
+    task: str | Task[Any, Any], payload: Payload = None, **options: Unpack[SpecOptions]
 ) -> job_pb2.JobSpec:
     """Builds a JobSpec, for `submit_spec` and `submit_many`.
 
@@ -127,7 +127,26 @@ def to_timestamp(time: datetime) -> Timestamp:
     return stamp
 
 
-def _set_task(spec: job_pb2.JobSpec, task: str | Task) -> None:
+def encoded(task: Task[Any, Any], payload: Any) -> str | None:
+    """The payload of a task as JSON text: whatever type the task takes.
+
+    Raises:
+        InvalidJob: the value is no such thing.
+    """
+    if not task.takes_params and payload is None:
+        return None
+    try:
+        checked = task.params.validate_python(payload)
+        return task.params.dump_json(checked).decode()
+    except ValueError as error:
+        raise InvalidJob(
+            f"the job cannot be sent: spec.payload: {error}",
+            violations=[("spec.payload", str(error))],
+            code="INVALID_ARGUMENT",
+        ) from None
+
+
+def _set_task(spec: job_pb2.JobSpec, task: str | Task[Any, Any]) -> None:
     spec.task = task if isinstance(task, str) else task.name
 
 

@@ -15,17 +15,35 @@ import functools
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from longshore.aio import AsyncClient, JobHandle
 from longshore.batches import IN_FLIGHT, Item
 from longshore.loop_thread import LoopThread
 from longshore.v1 import job_pb2
 
+if TYPE_CHECKING:
+    from longshore.handle import ResultType
+    from longshore.sdk import Task
+    from longshore.specs import Payload
+    from longshore.submits import SubmitOptions
+
 __all__ = ["Client", "SyncJobHandle"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 CHUNK = 500
 
 
@@ -48,11 +66,11 @@ def _call(
 
 
 def _call_for_handle(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, JobHandle]],
-) -> Callable[Concatenate[Any, P], SyncJobHandle]:
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, JobHandle[Any]]],
+) -> Callable[Concatenate[Any, P], SyncJobHandle[Any]]:
     """The method, waited for; its handle mirrored too."""
 
-    def call(self: _Mirror, /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle:
+    def call(self: _Mirror, /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[Any]:
         return SyncJobHandle(self._loop, self._loop.run(method(self._mirrored, *args, **kwargs)))
 
     return _named_like(method, call)
@@ -80,12 +98,12 @@ def _constructed_like(
     return functools.wraps(constructor)
 
 
-class SyncJobHandle(_Mirror):
+class SyncJobHandle(_Mirror, Generic[Out]):
     """A job on the server; the methods of `JobHandle` without await."""
 
-    def __init__(self, loop: LoopThread, handle: JobHandle) -> None:
+    def __init__(self, loop: LoopThread, handle: JobHandle[Out]) -> None:
         self._loop = loop
-        self._mirrored: JobHandle = handle
+        self._mirrored: JobHandle[Out] = handle
 
     def __repr__(self) -> str:
         return f"<Sync{repr(self._mirrored)[1:]}"
@@ -110,14 +128,21 @@ class SyncJobHandle(_Mirror):
         """What admission thought of it at Submit."""
         return self._mirrored.placement
 
+    def typed(self, result_type: ResultType[T]) -> SyncJobHandle[T]:
+        """The same job; `result` then returns this type."""
+        return SyncJobHandle(self._loop, self._mirrored.typed(result_type))
+
     status = _call(JobHandle.status)
     watch = _iterate(JobHandle.watch)
     wait = _call(JobHandle.wait)
-    result = _call(JobHandle.result)
     result_job = _call(JobHandle.result_job)
     artifacts = _call(JobHandle.artifacts)
     cancel = _call(JobHandle.cancel)
     retry = _call(JobHandle.retry)
+
+    def result(self, timeout: float | None = None) -> Out:
+        """Waits for success and returns what the task returned; as `JobHandle.result`."""
+        return self._loop.run(self._mirrored.result(timeout))
 
 
 class Client(_Mirror):
@@ -149,7 +174,25 @@ class Client(_Mirror):
             self._loop.run(self._mirrored.close())
             self._loop.stop()
 
-    submit = _call_for_handle(AsyncClient.submit)
+    if TYPE_CHECKING:
+
+        @overload
+        def submit(
+            self, task: Task[None, Out], payload: None = None, **more: Unpack[SubmitOptions]
+        ) -> SyncJobHandle[Out]: ...
+        @overload
+        def submit(
+            self, task: Task[In, Out], payload: In, **more: Unpack[SubmitOptions]
+        ) -> SyncJobHandle[Out]: ...
+        @overload
+        def submit(
+            self, task: str, payload: Payload = None, **more: Unpack[SubmitOptions]
+        ) -> SyncJobHandle[Any]: ...
+        def submit(self, task: Any, payload: Any = None, **more: Any) -> SyncJobHandle[Any]:
+            """As `AsyncClient.submit`."""
+
+    else:
+        submit = _call_for_handle(AsyncClient.submit)
     submit_spec = _call_for_handle(AsyncClient.submit_spec)
     get = _call_for_handle(AsyncClient.get)
     status = _call(AsyncClient.status)
@@ -174,7 +217,7 @@ class Client(_Mirror):
     stop_redrive = _call(AsyncClient.stop_redrive)
     purge_dead_letters = _call(AsyncClient.purge_dead_letters)
 
-    def handle(self, job_id: str) -> SyncJobHandle:
+    def handle(self, job_id: str) -> SyncJobHandle[Any]:
         """A handle on a job whose id is known; makes no call."""
         return SyncJobHandle(self._loop, self._mirrored.handle(job_id))
 
@@ -189,7 +232,7 @@ class Client(_Mirror):
 
 
 # `list` is a method inside the class.
-Handles = list[SyncJobHandle]
+Handles = list[SyncJobHandle[Any]]
 
 
 async def _off_the_loop(jobs: Iterable[Item]) -> AsyncIterator[Item]:

@@ -73,7 +73,7 @@ class _Channel:
 
 
 def run_task(
-    task: Task,
+    task: Task[Any, Any],
     payload: Payload = None,
     *,
     folder: Path,
@@ -117,7 +117,7 @@ def run_task(
         fence=attempt,
         kept=Kept(folder / "kept", attempt),
     )
-    value = task.handler(ctx, params)
+    value = task.run(ctx, params)
     if task.is_async:
         value = asyncio.run(value)
     checked = task.result.validate_python(value)

@@ -119,7 +119,9 @@ class LockedPostgres:
             await connection.close()
 
 
-async def make_store(url: str, cluster: str = "longshore", tasks: Sequence[Task] = ()) -> None:
+async def make_store(
+    url: str, cluster: str = "longshore", tasks: Sequence[Task[Any, Any]] = ()
+) -> None:
     """The tables of this release, as a server of the cluster makes them; and what a leader
     declares."""
     store = SqlStore(url, cluster=cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ async def test_what_is_dead_is_redriven_and_succeeds(client: AsyncClient) -> Non
         await (await new_run(client, job_id)).wait(60)
 
 
-async def new_run(client: AsyncClient, job_id: str) -> JobHandle:
+async def new_run(client: AsyncClient, job_id: str) -> JobHandle[Any]:
     """Waits until a redrive has reached a job; until then it is as dead as before."""
     async with asyncio.timeout(60):
         while (handle := await client.get(job_id)).job.run == 1:

@@ -119,7 +119,7 @@ async def client(running: Service) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def history(handle: JobHandle) -> list[Event]:
+async def history(handle: JobHandle[Any]) -> list[Event]:
     """All durable events of a job that has ended."""
     events = [event async for event in handle.watch(include_logs=True, after_sequence=0)]
     durable = [e for e in events if e.WhichOneof("event") in ("state_change", "log_chunk")]
@@ -210,7 +210,7 @@ async def test_a_permanent_error_is_final(client: AsyncClient) -> None:
     assert (job.failure_counts.attempts, job.failure_counts.maximum_attempts) == (1, 2)
 
 
-async def begun(client: AsyncClient) -> JobHandle:
+async def begun(client: AsyncClient) -> JobHandle[Any]:
     """A job whose task code runs."""
     handle = await client.submit("interrupted", {"how": ""}, timeouts=Timeouts(cancel_grace=0.5))
     await until_started(handle)

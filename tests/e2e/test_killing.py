@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from longshore import AsyncClient, JobHandle, Retry, Timeouts
 from longshore.v1 import job_pb2
@@ -49,7 +50,7 @@ async def _workers(client: AsyncClient) -> set[str]:
     return {worker.worker_id for worker in await client.workers()}
 
 
-async def _jobs_in_every_state(client: AsyncClient, gate: Path) -> list[JobHandle]:
+async def _jobs_in_every_state(client: AsyncClient, gate: Path) -> list[JobHandle[Any]]:
     """Every state that lasts: not LEASED, and BLOCKED has no way in yet.
 
     On a slow machine what is due in 15 s may have run before the kill; the first two stay.
@@ -83,7 +84,7 @@ async def _jobs_in_every_state(client: AsyncClient, gate: Path) -> list[JobHandl
     return [*known, *rest]
 
 
-async def _jobs_that_stay(client: AsyncClient) -> list[JobHandle]:
+async def _jobs_that_stay(client: AsyncClient) -> list[JobHandle[Any]]:
     """One SCHEDULED, one on its way to RETRYING; both for longer than any test."""
     never = Retry(2, initial_backoff=3600, max_backoff=3600, jitter=0)
     return [
@@ -92,7 +93,7 @@ async def _jobs_that_stay(client: AsyncClient) -> list[JobHandle]:
     ]
 
 
-async def _ended_jobs(client: AsyncClient) -> list[JobHandle]:
+async def _ended_jobs(client: AsyncClient) -> list[JobHandle[Any]]:
     done = [await client.submit("echo", {"n": n}) for n in range(20)]
     failed = [await client.submit("failing", {"permanent": True}) for _ in range(5)]
     dead = [await client.submit("failing", {"times": 9}) for _ in range(3)]
@@ -111,7 +112,7 @@ async def _until_counted(client: AsyncClient, wanted: str, count: int) -> None:
 
 
 async def _all_ended_well(
-    client: AsyncClient, handles: list[JobHandle], before: Mapping[str, int]
+    client: AsyncClient, handles: list[JobHandle[Any]], before: Mapping[str, int]
 ) -> None:
     staying = [await client.get(handle.id) for handle in handles[:2]]
     states = [handle.job.state for handle in staying]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ async def _version(client: AsyncClient) -> tuple[object, str]:
     return await handle.result(timeout=DEADLINE), await _build(handle)
 
 
-async def _build(handle: JobHandle) -> str:
+async def _build(handle: JobHandle[Any]) -> str:
     return (await handle.status()).job.attempts[-1].build
 
 

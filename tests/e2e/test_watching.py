@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import grpc
 
@@ -15,7 +16,7 @@ WATCHERS = 50
 SEED = 20261122
 
 
-async def _kinds(handle: JobHandle) -> list[str | None]:
+async def _kinds(handle: JobHandle[Any]) -> list[str | None]:
     return [event.WhichOneof("event") async for event in handle.watch()]
 
 
@@ -52,7 +53,7 @@ async def test_a_watch_cut_at_random_points_misses_and_repeats_nothing(
     assert sequences == expected[snapshot.sequence :]
 
 
-async def _durable(handle: JobHandle) -> list[int]:
+async def _durable(handle: JobHandle[Any]) -> list[int]:
     return [
         event.sequence
         async for event in handle.watch(include_logs=True, after_sequence=0)

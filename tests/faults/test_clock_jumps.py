@@ -67,7 +67,7 @@ async def test_a_clock_that_jumps_expires_nothing(
     print(told.heal_line(seconds, jumps=jumps, jobs=len(handles), extra_executions=books.extra))
 
 
-async def make_jobs(client: AsyncClient, gate: Path) -> list[JobHandle]:
+async def make_jobs(client: AsyncClient, gate: Path) -> list[JobHandle[Any]]:
     """Jobs that are due later, that wait under a deadline, and that run under one."""
     due = datetime.now(UTC) + timedelta(minutes=30)
     minutes = Timeouts(queue=600, total=1200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,11 +50,11 @@ async def test_lost_answers_of_the_store_lose_and_double_nothing(
     print(told.heal_line(seconds, **counts, extra_executions=books.extra))
 
 
-async def submit_all(client: AsyncClient) -> list[JobHandle]:
+async def submit_all(client: AsyncClient) -> list[JobHandle[Any]]:
     """In small batches from many callers, so that many calls meet the fault."""
     free = asyncio.Semaphore(CALLERS)
 
-    async def some() -> list[JobHandle]:
+    async def some() -> list[JobHandle[Any]]:
         async with free:
             specs = [job_pb2.JobSpec(task="work") for _ in range(AT_ONCE)]
             return await client.submit_many(specs)

@@ -57,13 +57,13 @@ class Whole:
         """A client of it."""
         return AsyncClient(self.service.target, timeout=BOUND)
 
-    async def submit(self, client: AsyncClient, task: str, **params: Any) -> JobHandle:
+    async def submit(self, client: AsyncClient, task: str, **params: Any) -> JobHandle[Any]:
         """A job that leaves marks."""
         handle = await client.submit(task, {"marks": str(self.marks), **params})
         self.told.accepted.add(handle.id)
         return handle
 
-    async def ended(self, handle: JobHandle) -> job_pb2.Job:
+    async def ended(self, handle: JobHandle[Any]) -> job_pb2.Job:
         """The job, with all its attempts, once it has ended; remembered for the closing check."""
         await handle.wait(BOUND)
         job = (await handle.status()).job
@@ -83,7 +83,7 @@ class Whole:
                 await asyncio.sleep(0.01)
         return found
 
-    async def running(self, handle: JobHandle) -> list[str]:
+    async def running(self, handle: JobHandle[Any]) -> list[str]:
         """The mark of a job's first execution, once the service has heard of it too."""
         [mark] = await self.executed(handle.id, 1)
         async with asyncio.timeout(BOUND):
@@ -169,7 +169,7 @@ async def workers_up(client: AsyncClient, count: int, without: int = 0) -> float
             await asyncio.sleep(0.05)
 
 
-async def worker_of(client: AsyncClient, handle: JobHandle) -> int:
+async def worker_of(client: AsyncClient, handle: JobHandle[Any]) -> int:
     """The process of the worker that runs a job."""
     attempt = (await handle.status()).job.attempts[-1]
     return next(w.pid for w in await client.workers() if w.worker_id == attempt.worker_id)

@@ -52,7 +52,7 @@ def example() -> dict[str, Any]:
 @pytest.mark.parametrize("restored", [None, [100_000, 5_000_050_000]])
 def test_the_example_runs_and_resumes(restored: Json, tmp_path: Path) -> None:
     names = example()
-    summing = cast(Task, names["sum_up"])
+    summing = cast(Task[Any, Any], names["sum_up"])
     channel = Recorder()
     ctx = Context(
         job_id="1",

@@ -29,7 +29,7 @@ def test_importing_the_catalogue_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_description_is_json_with_valid_schemas(task: Task) -> None:
+def test_description_is_json_with_valid_schemas(task: Task[Any, Any]) -> None:
     described = json.loads(json.dumps(task.describe()))
     assert described["description"]
     for schema in (described["input_schema"], described["output_schema"]):
@@ -55,7 +55,7 @@ def test_description_is_json_with_valid_schemas(task: Task) -> None:
         (infer, {"data": {"x": [[1, 2]]}, "batch_size": 8, "format": "json", "top_k": 2}),
     ],
 )
-def test_schema_and_model_accept(task: Task, payload: Any) -> None:
+def test_schema_and_model_accept(task: Task[Any, Any], payload: Any) -> None:
     schema = task.describe()["input_schema"]
     jsonschema_rs.validator_for(schema).validate(payload)
     parsed = task.params.validate_python(payload)
@@ -86,7 +86,7 @@ def test_schema_and_model_accept(task: Task, payload: Any) -> None:
         (infer, {"data": {"x": {"no": "list"}}}),
     ],
 )
-def test_schema_and_model_refuse(task: Task, payload: Any) -> None:
+def test_schema_and_model_refuse(task: Task[Any, Any], payload: Any) -> None:
     validator = jsonschema_rs.validator_for(task.describe()["input_schema"])
     assert not validator.is_valid(payload)
     with pytest.raises(ValueError, match="validation error"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -32,7 +32,7 @@ class Display(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def show(self, handle: JobHandle, event: Event) -> None:
+    def show(self, handle: JobHandle[Any], event: Event) -> None:
         """Shows one event; `handle.job` is the job as of it."""
 
 
@@ -47,7 +47,7 @@ class JsonLines:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def show(self, handle: JobHandle, event: Event) -> None:
+    def show(self, handle: JobHandle[Any], event: Event) -> None:
         """One JSON document."""
         self._output.document({"job_id": handle.id, **to_json(event)})
 
@@ -63,7 +63,7 @@ class Lines:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def show(self, handle: JobHandle, event: Event) -> None:
+    def show(self, handle: JobHandle[Any], event: Event) -> None:
         """One line, or one for each log line."""
         at = clock(event.event_time)
         for text in texts(handle.job, event):
@@ -101,7 +101,7 @@ class Bars:
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
-    def show(self, handle: JobHandle, event: Event) -> None:
+    def show(self, handle: JobHandle[Any], event: Event) -> None:
         """Moves the bar of the job."""
         if event.HasField("log_chunk"):
             name = f"{self._name(handle)} " if self._named else ""
@@ -124,7 +124,7 @@ class Bars:
         if is_terminal(job):
             self._bars.stop_task(row)
 
-    def _name(self, handle: JobHandle) -> str:
+    def _name(self, handle: JobHandle[Any]) -> str:
         """The end of an id tells jobs apart: its beginning is the time."""
         return f"…{handle.id[-8:]}" if self._short and len(handle.id) > 8 else handle.id
 
@@ -221,14 +221,16 @@ def _told(output: Output, answers: Sequence[object]) -> list[LongshoreError]:
     return errors
 
 
-async def _find(client: AsyncClient, job_id: str) -> JobHandle | LongshoreError:
+async def _find(client: AsyncClient, job_id: str) -> JobHandle[Any] | LongshoreError:
     try:
         return await client.get(job_id)
     except LongshoreError as error:
         return error
 
 
-async def _follow_one(shown: Display, handle: JobHandle, with_logs: bool) -> int | LongshoreError:
+async def _follow_one(
+    shown: Display, handle: JobHandle[Any], with_logs: bool
+) -> int | LongshoreError:
     try:
         async for event in handle.watch(include_logs=with_logs):
             shown.show(handle, event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import typer
 
@@ -51,7 +52,7 @@ def logs(
     run(context, command)
 
 
-async def _chunks(handle: JobHandle, *, follow: bool) -> AsyncGenerator[Event, None]:
+async def _chunks(handle: JobHandle[Any], *, follow: bool) -> AsyncGenerator[Event, None]:
     """Chunks and gaps, up to what was there at the start, or with `follow` to the end."""
     newest = handle.job.latest_sequence
     stops = not follow and not is_terminal(handle.job)

@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -75,7 +75,7 @@ def run(
     _tell(outcome, as_json=settings is not None and settings.json)
 
 
-def _find(name: str, modules: list[str]) -> Task:
+def _find(name: str, modules: list[str]) -> Task[Any, Any]:
     sys.path.insert(0, "")  # as `python -m` does: modules beside where the command is typed
     try:
         tasks = load_tasks(modules)

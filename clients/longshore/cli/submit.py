@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import typer
 from google.protobuf.duration_pb2 import Duration
@@ -78,7 +79,7 @@ def submit(
 
 
 async def _to_the_end(
-    client: AsyncClient, output: Output, handle: JobHandle, *, watch: bool, wait: bool
+    client: AsyncClient, output: Output, handle: JobHandle[Any], *, watch: bool, wait: bool
 ) -> int:
     try:
         if watch:
@@ -96,7 +97,7 @@ def _require_one_end(*, watch: bool, wait: bool, validate_only: bool) -> None:
         raise typer.BadParameter("--validate-only runs nothing: leave out --watch and --wait")
 
 
-def _show(output: Output, handle: JobHandle, *, validate_only: bool, wait: bool) -> None:
+def _show(output: Output, handle: JobHandle[Any], *, validate_only: bool, wait: bool) -> None:
     if wait:  # the standard output is the result's
         if not output.json:
             typer.echo(handle.id, err=True)
@@ -113,7 +114,7 @@ def _show(output: Output, handle: JobHandle, *, validate_only: bool, wait: bool)
     output.note("; ".join(part for part in (state_name(handle.job.state) + known, place) if part))
 
 
-async def _result(output: Output, handle: JobHandle) -> int:
+async def _result(output: Output, handle: JobHandle[Any]) -> int:
     job = await handle.result_job()
     if output.json:
         output.document(to_json(job))

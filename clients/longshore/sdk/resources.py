@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 _DAY = 86_400.0
 _LONGEST = 30 * _DAY
 _SHORTEST = 0.001
+_TIB = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class Resources:
         accelerators: accepted accelerator types, best first; empty accepts any.
         model: a model to have resident: a soft affinity for a warm worker.
         custom: any other counted resource of a pool.
+
+    Raises:
+        ValueError: one is out of the range that a service takes.
+        TypeError: one has another type.
     """
 
     cpu: float = 1.0
@@ -31,6 +36,23 @@ class Resources:
     accelerators: tuple[str, ...] = ()
     model: str = ""
     custom: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require("Resources.cpu", self.cpu, 0.01, 1024)
+        _require("Resources.gpu", self.gpu, 0, 64)
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"Resources.gpu is {self.gpu}; above 1 give whole devices: 2, 3, ...")
+        _require_bytes("Resources.memory", self.memory, 64 * _TIB)
+        _require_bytes("Resources.gpu_memory", self.gpu_memory, 4 * _TIB)
+        if self.gpu_memory and not self.gpu:
+            raise ValueError(
+                f"Resources.gpu_memory is {self.gpu_memory} and gpu is 0; give gpu=1, or a share"
+            )
+        accelerators: object = self.accelerators
+        if not isinstance(accelerators, (tuple, list)):
+            raise TypeError(f"Resources.accelerators is {accelerators!r}; give a tuple of names")
+        for name, count in self.custom.items():
+            _require(f"Resources.custom[{name!r}]", count, 1, 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +110,14 @@ class Timeouts:
         _require("Timeouts.cancel_grace", self.cancel_grace, 0, _LONGEST)
 
 
+def _require_bytes(name: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; give a number of bytes, such as 2 * 2**30")
+    _require(name, value, 0, most)
+
+
 def _require(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {value!r}; give a number, {low:g} to {high:,.0f}")
     if not low <= value <= high:  # a NaN compares false, so it is refused too
         raise ValueError(f"{name} is {value}; give {low:g} to {high:,.0f}")

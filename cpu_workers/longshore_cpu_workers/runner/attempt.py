@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError
 
 from longshore.sdk.artifacts import Artifacts, Kept, delete_folder
 from longshore.sdk.context import Context, Input
-from longshore.sdk.failures import JobCancelled
+from longshore.sdk.failures import FailureClass, JobCancelled
 from longshore.sdk.task import Task
 from longshore_cpu_workers.runner.channel import AttemptChannel
 from longshore_cpu_workers.runner.failures import (
@@ -30,6 +30,7 @@ from longshore_cpu_workers.runner.failures import (
     invalid_payload,
     permanent,
     raised,
+    sole_cause,
     unknown_task,
     violations,
 )
@@ -43,7 +44,7 @@ MAX_RESULT = 256 * 1024
 class Surroundings(NamedTuple):
     """What all attempts of a runner have in common; `scratch` is how paths of folders begin."""
 
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Task[Any, Any]]
     artifacts: str
     scratch: str
 
@@ -84,7 +85,7 @@ class AttemptRun:
         "where",
     )
 
-    task: Task
+    task: Task[Any, Any]
     ctx: Context
 
     def __init__(self, job: Job, channel: AttemptChannel, where: Surroundings) -> None:
@@ -167,7 +168,7 @@ class AttemptRun:
         """Runs a sync task; whatever it raises becomes the failure of the attempt."""
         try:
             self._parse()
-            self.value = self.task.handler(self.ctx, self.params)
+            self.value = self.task.run(self.ctx, self.params)
             self._render()
             if self.artifacts.declared:
                 end_children()  # none of them may write to what is hashed
@@ -179,7 +180,7 @@ class AttemptRun:
         """The same for an async task; `aside` runs what works on files elsewhere."""
         try:
             self._parse()
-            self.value = await self.task.handler(self.ctx, self.params)
+            self.value = await self.task.run(self.ctx, self.params)
             self._render()
             if self.artifacts.declared:
                 await aside(self._collect)
@@ -215,7 +216,13 @@ class AttemptRun:
         ]
 
     def _fail(self, error: BaseException) -> None:
-        self.told = error.told if isinstance(error, Refused) else raised(error)
+        if isinstance(error, Refused):
+            self.told = error.told
+            return
+        self.told = raised(error)
+        is_plain = self.told.failure_class == FailureClass.TASK_ERROR
+        if is_plain and self.task.is_final(sole_cause(error)):
+            self.told = self.told._replace(failure_class=FailureClass.PERMANENT)
 
     # After it
 

@@ -133,7 +133,7 @@ def _described(error: BaseException) -> Told:
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     said = _said(error)
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    cause = _sole_cause(error)
+    cause = sole_cause(error)
     trouble = trouble_in(text)
     failure_class, code, reason = _classify(cause, trouble)
     facts: dict[str, str] = {"exception": kind}
@@ -170,7 +170,7 @@ def _said(error: BaseException) -> str:
         return "(what it says cannot be written out)"
 
 
-def _sole_cause(error: BaseException) -> BaseException:
+def sole_cause(error: BaseException) -> BaseException:
     """A group of one is what is in it: a TaskGroup wraps the one failure that ended it."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,7 +32,7 @@ class Deployment:
         self.cluster = cluster
         self.client = client
         self.folder = folder
-        self._handles: list[JobHandle] = []
+        self._handles: list[JobHandle[Any]] = []
         self._gates = 0
 
     # -- jobs
@@ -42,19 +43,19 @@ class Deployment:
 
     async def submit(
         self, task: str, payload: dict[str, object], resources: Resources | None = None
-    ) -> JobHandle:
+    ) -> JobHandle[Any]:
         """Submits; the job is in the books."""
         handle = await self.client.submit(task, payload, resources=resources, timeout=DEADLINE)
         self._handles.append(handle)
         return handle
 
-    async def work(self, count: int, *, steps: int = 1, pause: float = 0.0) -> list[JobHandle]:
+    async def work(self, count: int, *, steps: int = 1, pause: float = 0.0) -> list[JobHandle[Any]]:
         """Many jobs that note their executions."""
         payload = {"ledger": str(self.folder / "ledger"), "steps": steps, "pause": pause}
         submits = (self.submit("work", payload) for _ in range(count))
         return list(await asyncio.gather(*submits))
 
-    async def gate(self, cpu: float = 0.1) -> tuple[JobHandle, Path]:
+    async def gate(self, cpu: float = 0.1) -> tuple[JobHandle[Any], Path]:
         """A job that runs until a file exists; it is running when this returns."""
         self._gates += 1
         path = self.folder / f"gate-{self._gates}"
@@ -62,7 +63,7 @@ class Deployment:
         await self.reach(handle, job_pb2.JOB_STATE_RUNNING)
         return handle, path
 
-    async def reach(self, handle: JobHandle, state: int) -> job_pb2.Job:
+    async def reach(self, handle: JobHandle[Any], state: int) -> job_pb2.Job:
         """Waits for a state."""
         async with asyncio.timeout(DEADLINE):
             while True:
@@ -77,7 +78,7 @@ class Deployment:
                 await asyncio.sleep(0.05)
         return job
 
-    async def results(self, handles: Sequence[JobHandle]) -> list[object]:
+    async def results(self, handles: Sequence[JobHandle[Any]]) -> list[object]:
         """What they returned."""
         waits = (handle.result(timeout=DEADLINE) for handle in handles)
         return list(await asyncio.gather(*waits))

@@ -23,7 +23,7 @@ async def test_a_rolling_change_of_code_under_load(deployment: Deployment) -> No
     old = await _build(deployment)
     gate, path = await deployment.gate()
     stop = asyncio.Event()
-    handles: list[JobHandle] = []
+    handles: list[JobHandle[Any]] = []
 
     async def load() -> None:
         while not stop.is_set():
@@ -79,7 +79,7 @@ async def _until_replaced(deployment: Deployment, old: str) -> str:
             await asyncio.sleep(0.1)
 
 
-async def _ran(handle: JobHandle) -> tuple[str, str]:
+async def _ran(handle: JobHandle[Any]) -> tuple[str, str]:
     """What a job returned, and the build of the only attempt that it needed."""
     await handle.result(timeout=DEADLINE)
     job = (await handle.status()).job
