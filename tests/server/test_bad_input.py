@@ -73,6 +73,7 @@ async def test_every_violation_of_the_schema_by_path(harness: Harness) -> None:
         "spec.payload.renditions[0].height",
         "spec.payload.renditions[1].height",
         "spec.payload.codec",
+        "spec.payload.bitrate",
     }
 
 
