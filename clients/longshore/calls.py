@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -113,6 +114,23 @@ def is_cut(error: grpc.aio.AioRpcError) -> bool:
     )
 
 
+_first_used_in: int | None = None
+"""The process in which a client has first opened a channel."""
+
+
+def _refuse_fork() -> None:
+    """gRPC's threads and locks do not outlive a fork: the child would hang or crash."""
+    global _first_used_in  # noqa: PLW0603  # a fact about the process
+    if _first_used_in is None:
+        _first_used_in = os.getpid()
+    elif _first_used_in != os.getpid():
+        raise LongshoreError(
+            "this process was forked from one that had used a client, and gRPC does not work here:"
+            ' start processes with multiprocessing.get_context("spawn"), or make the first client'
+            " after the fork (with gunicorn, without --preload)"
+        )
+
+
 class Calls:
     """A channel that opens at its first use, inside the loop that uses it."""
 
@@ -131,6 +149,7 @@ class Calls:
         self.metadata = tuple(metadata)
         self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     @property
@@ -138,12 +157,20 @@ class Calls:
         """The channel.
 
         Raises:
-            LongshoreError: the client was closed.
+            LongshoreError: the client was closed, belongs to another loop, or would be the first
+                one of a process that was forked from one that has used gRPC.
         """
         if self._closed:
             raise LongshoreError(f"the client of {self.target} is closed: make a new one")
         if self._channel is None:
+            _refuse_fork()
+            self._loop = asyncio.get_running_loop()
             self._channel = self._open()
+        elif self._loop is not asyncio.get_running_loop():
+            raise LongshoreError(
+                f"the client of {self.target} belongs to another event loop: make one client in"
+                " each asyncio.run, or use the Client that needs no loop"
+            )
         return self._channel
 
     def _open(self) -> grpc.aio.Channel:

@@ -79,7 +79,11 @@ class LoopThread:
 
     def _refusal(self) -> Exception | None:
         if os.getpid() != self._process:
-            return LongshoreError("this client was made before a fork: make a new one after it")
+            return LongshoreError(
+                "this client was made before a fork, and gRPC does not work after one: start"
+                ' processes with multiprocessing.get_context("spawn"), or make the first client'
+                " after the fork"
+            )
         if self.stopped:
             return LongshoreError("this client is closed: make a new one")
         if threading.current_thread() is self._thread:

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from grpc_status import rpc_status
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from longshore import Context, Resources, task
 from longshore.v1 import job_pb2, watch_pb2
@@ -39,6 +39,8 @@ Event = watch_pb2.WatchProgressResponse
 
 
 class Text(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
     text: str = "x"
 
 
