@@ -186,6 +186,9 @@ def _needs(resources: job_pb2.Resources) -> str:
 def _check_capacity(text: str, at: str, catalogue: Catalogue, faults: Faults) -> None:
     """No pool at all means that none is declared yet: such a job may wait."""
     needs = parse_needs(text)
+    if needs.gpu_memory_bytes and not needs.gpu_millis:
+        said = f"is {needs.gpu_memory_bytes} and gpu_millis is 0: ask for a GPU too, or a share"
+        faults.add(f"{at}.gpu_memory_bytes", said)
     if catalogue.offers and not fitting(needs, catalogue.offers):
         for resource, sentence in shortfalls(needs, catalogue.offers):
             faults.impossible(f"{at}.{resource}", sentence)

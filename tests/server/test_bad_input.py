@@ -131,6 +131,7 @@ async def test_invalid_utf8_never_arrives(harness: Harness) -> None:
         (R(memory_bytes=65 * 1024 * GIB), "memory_bytes"),
         (R(gpu_millis=-500), "gpu_millis"),
         (R(gpu_millis=1500), "gpu_millis"),
+        (R(gpu_memory_bytes=GIB), "gpu_memory_bytes"),
         (R(gpu_millis=65_000), "gpu_millis"),
         (R(gpu_memory_bytes=-1), "gpu_memory_bytes"),
         (R(gpu_memory_bytes=5 * 1024 * GIB), "gpu_memory_bytes"),
