@@ -19,6 +19,7 @@ class Work(BaseModel):
     """What one job does: log chunks of `size` characters, wait for a file, take its time.
 
     pause, seconds: seconds. gate: a file that is waited for and ends the chunks, "" for none.
+    filler: only takes room in the store.
     """
 
     chunks: int = 0
@@ -26,6 +27,7 @@ class Work(BaseModel):
     pause: float = 0.0
     gate: str = ""
     seconds: float = 0.0
+    filler: str = ""
 
 
 @task(resources=Resources(cpu=0.01), timeouts=Timeouts(cancel_grace=1.0))
