@@ -149,6 +149,9 @@ class RayCluster:
 
     def _connect(self, address: str) -> None:
         ray, actor_class = self.load()
+        # Ray tells everybody the command line of whoever connects, and takes it as UTF-8 only: it
+        # may hold the password of a store, and a path may hold any bytes. No option turns it off.
+        ray._private.utils.get_entrypoint_name = lambda: "longshore"  # noqa: SLF001
         ray.init(
             address=address,
             namespace=self._namespace,

@@ -47,6 +47,7 @@ async def test_jobs_run_on_ray(tmp_path: Path) -> None:
         await scheduler.start()
         await until(lambda: scheduler.ready_workers == 1, 60.0)
         check_signals()
+        check_what_ray_tells()
         await check_echo(harness)
         await check_crash(harness)
         await check_cancel(harness)
@@ -62,6 +63,14 @@ def check_signals() -> None:
     """Ray's handler sets an alarm, which aborts a process that takes its time to stop."""
     os.kill(os.getpid(), signal.SIGTERM)
     assert signal.alarm(0) == 0
+
+
+def check_what_ray_tells() -> None:
+    """The command line of a driver may hold a secret, or a path that is not UTF-8."""
+    ray, _ = RayCluster.load()
+    told = ray._private.worker.global_worker.gcs_client.get_all_job_info().values()
+    assert "longshore" in [job.entrypoint for job in told]
+    assert not [job.entrypoint for job in told if "pytest" in job.entrypoint]
 
 
 async def check_echo(harness: Harness) -> None:
