@@ -138,7 +138,7 @@ def _is_service(pid: int) -> bool:
 
 def _command(pid: int) -> str:
     try:
-        text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        text = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ")
     except OSError:
         text = "just gone"
     return f"{pid} {text[:120]}"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -131,5 +132,6 @@ def deaf(ctx: Context, params: Marked) -> None:
     film = ctx.scratch / "half.mp4"
     child = popen([sys.executable, "-c", _DEAF, str(film)], stdout=subprocess.PIPE)
     assert child.stdout is not None
-    _mark(ctx, params.marks, *child.stdout.readline().decode().split(), film)
+    pids = child.stdout.readline().decode().split()
+    _mark(ctx, params.marks, *pids, quote(os.fsencode(film)))  # a path may hold any character
     child.wait()

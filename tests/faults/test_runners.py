@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
+from google.rpc import error_details_pb2 as rpc
 from sqlalchemy import select
 
 from longshore import AsyncClient
@@ -84,13 +86,23 @@ async def test_a_job_without_memory_asks_for_more_each_time(whole: Whole) -> Non
         assert job.state == DEAD
         assert [a.failure_class for a in job.attempts] == [OUT_OF_MEMORY] * 3
         await history(client, handle.id)
-        asked = await memory_asked(whole, handle.id)
-        assert asked == 64 * 1.5 * 1.5 * MIB, "half as much again, twice, and no third time"
+        asked = [64 * MIB]
+        for attempt in job.attempts[:-1]:
+            asked.append(int(max(asked[-1], peak_of(attempt)) * 1.5))
+        last = await memory_asked(whole, handle.id)
+        assert last == asked[-1], "half as much again as it had, twice, and no third time"
         [worker] = await client.workers()
         enough = await whole.submit(client, "hungry", mebibytes=16, limit=128)
         assert await enough.result(BOUND) == 16 * MIB, "the limit was that attempt's alone"
         assert [w.pid for w in await client.workers()] == [worker.pid]
-    whole.report(11, seconds, attempts=3, memory="64, 96 and 144 MiB")
+    whole.report(11, seconds, attempts=3, mebibytes=[size // MIB for size in asked])
+
+
+def peak_of(attempt: job_pb2.Attempt) -> int:
+    """The most memory that its process had, in bytes."""
+    info = rpc.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in attempt.error.details)
+    return int(info.metadata["peak_bytes"])
 
 
 async def memory_asked(whole: Whole, job_id: str) -> int:
@@ -105,8 +117,9 @@ async def test_a_child_that_ignores_term_dies_with_its_group(whole: Whole) -> No
     async with whole.client() as client:
         await workers_up(client, 1)
         handle = await whole.submit(client, "deaf")
-        _, runner, program, grandchild, film = await whole.running(handle)
-        assert Path(film).read_text() == "half a film"
+        _, runner, program, grandchild, quoted = await whole.running(handle)
+        film = Path(os.fsdecode(unquote_to_bytes(quoted)))
+        assert film.read_text() == "half a film"
         begin = time.monotonic()
         await handle.cancel("enough")
         gone([int(runner), int(program), int(grandchild)], BOUND)
@@ -114,7 +127,7 @@ async def test_a_child_that_ignores_term_dies_with_its_group(whole: Whole) -> No
         job = await whole.ended(handle)
         assert job.state == CANCELLED
         await history(client, handle.id)
-        while Path(film).parent.exists():
+        while film.parent.exists():
             assert time.monotonic() - begin < BOUND, "its files are left"
     assert seconds < USUAL_GRACE, "its own grace is kept to"
     whole.report(14, seconds, grace=f"{GRACE:g} s", left=0)

@@ -127,7 +127,7 @@ class Whole:
 
 def _pairs(pid: int, name: str) -> dict[str, str]:
     """NAME=VALUE of the arguments or the environment of a process."""
-    words = Path(f"/proc/{pid}/{name}").read_bytes().decode().split("\0")
+    words = os.fsdecode(Path(f"/proc/{pid}/{name}").read_bytes()).split("\0")
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
