@@ -107,18 +107,38 @@ async def _run(options: DoctorOptions, url: str) -> Report:
         mended = dict(await repair(make_dialect(url))) if options.repair else {}
         now_us = await source.now_us()
         live = await scheduler_leads(source, now_us)
-        report = Report(await examine(source, now_us=now_us, live=live), mended)
+        examined = await examine(source, now_us=now_us, live=live)
+        silent = 0 if live else sum(map(_excuse_silence, examined))
+        report = Report(examined, mended)
         if options.ray is not None:
             report.examined.append(await _check_up(options, source))
-        report.note = _note(report.examined, live=live)
+        report.note = _note(report.examined, silent, live=live)
         return report
 
 
-def _note(examined: Sequence[Examined], *, live: bool) -> str:
+def _excuse_silence(check: Examined) -> int:
+    """Without a leader nobody hears workers: in a copy, after a stop, while schedulers are away.
+    Their silence is a hint then. Returns how many are silent."""
+    is_silent = [
+        check.check == "leases" and finding.found.startswith("silent") for finding in check.findings
+    ]
+    check.findings = [
+        finding._replace(hint=True) if silent else finding
+        for finding, silent in zip(check.findings, is_silent, strict=True)
+    ]
+    if all(is_silent):
+        check.unlisted = 0
+    return sum(is_silent)
+
+
+def _note(examined: Sequence[Examined], silent: int, *, live: bool) -> str:
     held = any(check.check == "leases" and check.drift for check in examined)
-    if not held or live:
+    if live or not (held or silent):
         return ""
-    return "no scheduler leads: the next one releases what no worker holds"
+    return (
+        "no scheduler leads: this is a copy, or nobody schedules here; the next leader hears its"
+        " workers or forgets them, and releases what no worker holds"
+    )
 
 
 async def _check_up(options: DoctorOptions, source: Beside) -> Examined:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ from longshore_store.sql import SqlStore
 LONGSHORE = Path(sys.executable).with_name("longshore")
 EXTRA = "INSERT INTO queue_counts VALUES ('default', 'default', 'x', 1, 0, 0)"
 STRANGE = "UPDATE jobs SET crashes = 1"
+OLD_WORKER = (
+    "INSERT INTO workers (id, pool, state, node, pid, shape_json, devices_json, started_us,"
+    " heartbeat_us) VALUES ('w1', 'cpu', 2, 'n', 1, '{}', '[]', 1, 1)"
+)
 
 
 @pytest.fixture
@@ -86,6 +91,23 @@ def test_drift_is_found_mended_and_gone(data: Path) -> None:
     assert status == 0, said
     assert said.startswith("mended counters 1 rows\n")
     assert doctor(data)[0] == 0
+
+
+def test_a_copy_and_a_service_at_rest_are_clean(data: Path) -> None:
+    """Their workers were last heard when the copy was made, which is no drift."""
+    spoil(data, OLD_WORKER)
+    copy = data / "copy"
+    copy.mkdir()
+    files = (data / "longshore.db", copy / "longshore.db")
+    with closing(sqlite3.connect(files[0])) as source, closing(sqlite3.connect(files[1])) as target:
+        source.backup(target)
+    for folder in (data, copy):
+        status, said = doctor(folder)
+        assert (status, said.splitlines()[-1]) == (0, "clean")
+        assert "hint  leases worker w1 silent" in said
+        assert "no scheduler leads: this is a copy" in said
+    spoil(copy, STRANGE)
+    assert doctor(copy)[0] == 1, "a copy that drifted is still told from a good one"
 
 
 def test_what_cannot_be_mended_is_left_and_told_to_programs(data: Path) -> None:
