@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from longshore_store.redrive_records import Advanced, DeadLetters, Purged, Redri
 from longshore_store.redrives import RedriveReads, RedriveWrites
 from longshore_store.store import Listener, Stale
 from longshore_store.submit import SubmitWrites
+from longshore_store.ticks import ticks_us
 from longshore_store.topology import TopologyReads
 from longshore_store.upkeep import Upkeep, upkeep_handlers
 
@@ -53,7 +53,7 @@ class SqlStore(Declarations, Upkeep):
         self._clock = clock
         self._cluster = cluster
         self._offset_us = 0
-        self._clock_set = time.monotonic()
+        self._clock_set_us = ticks_us()
         self._last_us = 0
         self._listeners: list[Listener] = []
         self._leadership = LeadershipWrites(self._dialect)
@@ -139,19 +139,19 @@ class SqlStore(Declarations, Upkeep):
 
     def now_us(self) -> int:
         """Microseconds since the epoch; never falls."""
-        now = self._clock() if self._clock else time.monotonic_ns() // 1000 + self._offset_us
+        now = self._clock() if self._clock else ticks_us() + self._offset_us
         self._last_us = max(self._last_us, now)
         return self._last_us
 
     async def _set_clock(self, tx: Transaction, batch: list[Write]) -> None:
-        """By the database's, now and then. This process's stands still while its machine is
-        suspended, and what it stamped too early would expire too early."""
+        """By the database's, now and then: two machines' clocks do not go alike, and what a slow
+        one stamped too early would expire too early."""
         if self._clock is not None or self._dialect.exclusive:
             return
         leads = any(write.kind == "lead" for write in batch)
-        if leads or time.monotonic() - self._clock_set >= CLOCK_KEPT:
+        if leads or ticks_us() - self._clock_set_us >= CLOCK_KEPT * 1_000_000:
             self._offset_us = await self._dialect.clock_offset_us(tx.connection)
-            self._clock_set = time.monotonic()
+            self._clock_set_us = ticks_us()
             tx.now_us = self.now_us()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from longshore.sdk.failures import CODES, FailureClass
@@ -9,6 +11,7 @@ from longshore_store import sql
 from longshore_store.failure import FailureRecord
 from longshore_store.sql import SqlStore
 from longshore_store.states import JobState
+from longshore_store.ticks import ticks_us
 from tests.store.factory import HOUR, SECOND, START_US, FakeClock, Yard, new_job, recall, setback
 from tests.store.places import Place
 
@@ -98,17 +101,30 @@ async def test_the_clock_never_falls(place: Place, clock: FakeClock) -> None:
 
 
 async def test_the_clock_is_the_databases(place: Place) -> None:
-    import time
-
     store: SqlStore = await place.open()
     await store.lead("a", SECOND)
     assert abs(store.now_us() - time.time_ns() // 1000) < 60 * SECOND
 
 
+async def test_the_time_goes_on_while_the_machine_sleeps(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job for eight o'clock is due at eight, although the lid was shut at seven."""
+    store = await place.open()
+    before, slept = store.now_us(), HOUR
+    monkeypatch.setattr(sql, "ticks_us", lambda: ticks_us() + slept)
+    assert store.now_us() >= before + HOUR
+
+
+def test_ticks_are_of_the_clock_that_does_not_stop() -> None:
+    at = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+    assert 0 <= ticks_us() - at < 60 * SECOND
+
+
 async def test_a_machine_that_slept_asks_for_the_time_again(
     postgres_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its monotonic clock stood still meanwhile; a server never leads, but it stamps jobs."""
+    """Its clock may have stood still meanwhile; a server never leads, but it stamps jobs."""
     monkeypatch.setattr(sql, "CLOCK_KEPT", 0.0)
     awake, slept = await postgres_place.open(), await postgres_place.open()
     slept._offset_us -= HOUR

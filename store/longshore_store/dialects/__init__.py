@@ -129,7 +129,7 @@ class Dialect(Protocol):
         """An insert that `upsert` takes."""
 
     async def clock_offset_us(self, connection: Connection) -> int:
-        """What to add to this process's monotonic clock to get the store's time."""
+        """What to add to `ticks_us` to get the store's time."""
 
 
 class Built:

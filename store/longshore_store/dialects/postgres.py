@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -31,6 +30,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from longshore_store.dialects import Built, Connection, Kind, Row, Rowset, T, Work
 from longshore_store.model import StoreRefused, StoreUnavailable
+from longshore_store.ticks import ticks_us
 
 # All kept open: one beyond a smaller number would connect anew each time.
 READERS = 8
@@ -248,9 +248,9 @@ class PostgresDialect(Built):
         return postgresql.insert(table)
 
     async def clock_offset_us(self, connection: Connection) -> int:
-        before = time.monotonic_ns() // 1000
+        before = ticks_us()
         seconds = await connection.scalar(select(func.extract("epoch", func.clock_timestamp())))
-        after = time.monotonic_ns() // 1000
+        after = ticks_us()
         return int(seconds * 1_000_000) - (before + after) // 2
 
 

@@ -40,6 +40,7 @@ from longshore_store.dialects import (
 )
 from longshore_store.dialects.threads import Fixed, Threads
 from longshore_store.model import StoreRefused, StoreUnavailable
+from longshore_store.ticks import ticks_us
 
 READERS = 4
 _BOTH = ("busy_timeout = 5000", "temp_store = MEMORY")
@@ -157,4 +158,4 @@ class SqliteDialect(Built):
 
     async def clock_offset_us(self, connection: Connection) -> int:
         # One process: it is asked once, so that the wall clock may jump without harm.
-        return time.time_ns() // 1000 - time.monotonic_ns() // 1000
+        return time.time_ns() // 1000 - ticks_us()
