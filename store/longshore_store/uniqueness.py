@@ -6,7 +6,7 @@ import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Insert, Text, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import Insert, Text, bindparam, case, delete, literal_column, or_, select, update
 
 from longshore_store.acceptance import deadlines, first_state, needs_gpu
 from longshore_store.committer import Transaction
@@ -128,6 +128,11 @@ class UniqueClaims:
             "total_timeout_us": job.total_timeout_us,
             "needs_json": job.needs_json,
             "gpu": needs_gpu(job),
+            # One that was scheduled has waited for its time, not for a worker: it joins the end.
+            "ready_us": case(
+                (jobs.c.state == number(JobState.SCHEDULED), number(tx.now_us)),
+                else_=jobs.c.ready_us,
+            ),
         }  # not the fingerprint: it goes with the idempotency key of the first call
         await tx.connection.execute(
             update(jobs).where(jobs.c.id == job_id, state_in(WAITING)).values(values)

@@ -237,6 +237,23 @@ async def test_two_processes_claim_at_once(postgres_place: Place, clock: FakeClo
         clock.advance(SECOND)
 
 
+async def test_a_replaced_scheduled_job_does_not_jump_the_queue(
+    store: SqlStore, clock: FakeClock
+) -> None:
+    replace = OnConflict.REPLACE_QUEUED
+    [held] = await store.submit_jobs([unique(replace, due_us=clock() + HOUR)])
+    clock.advance(SECOND)
+    await store.submit_jobs([unique(replace)])
+    record = await store.read_job(held.job_id)
+    assert record is not None
+    assert (record.state, record.ready_us) == (JobState.QUEUED, clock())
+    clock.advance(SECOND)
+    await store.submit_jobs([unique(replace)])
+    again = await store.read_job(held.job_id)
+    assert again is not None
+    assert again.ready_us == record.ready_us, "one that waits already keeps its place"
+
+
 # -- idempotency keys beside uniqueness
 
 
