@@ -83,15 +83,23 @@ class AcceptedKeys:
 
         Of one that is taken it returns what was made under it, and whether by the same call. A
         process that is about to take it is waited for.
+
+        Raises:
+            KeyTaken: it was taken, and is free by now.
         """
         texts: list[ColumnElement[Any]] = [literal(text, Text) for text in (*key, made_id)]
-        row = select(*texts, literal(tx.now_us, BigInteger))
+        submitted = select(jobs.c.id).where(
+            jobs.c.tenant == key.tenant, jobs.c.idempotency_key == key.key
+        )
+        row = select(*texts, literal(tx.now_us, BigInteger)).where(not_(exists(submitted)))
         insert = self._dialect.insert_new(accepted_keys, _COLUMNS, row)
         if (await tx.connection.execute(insert)).rowcount:
             return None
-        query = select(_C.made_id, _C.fingerprint).where(_same(key))
-        [(found, fingerprint)] = await self._dialect.rows(tx.connection, query, {})
-        return found, fingerprint == key.fingerprint
+        found = await self.find(tx.connection, [(key.tenant, key.key)])
+        if not found:  # what was made under it was deleted just now
+            raise KeyTaken
+        [(made, fingerprint, *_)] = found.values()
+        return made, fingerprint == key.fingerprint
 
     async def give_back(self, tx: Transaction, key: CallKey) -> None:
         """Frees a key that was just taken: nothing was made under it."""

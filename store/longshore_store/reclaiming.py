@@ -37,7 +37,7 @@ class Reclaims:
         again = (
             select(*values)
             .select_from(keyed)
-            .where(not_(exists(select(unique_claims.c.key).where(_named(jobs.c.id)))))
+            .where(not_(exists(select(unique_claims.c.key).where(_holds(jobs.c.id)))))
         )
         take = dialect.insert(unique_claims).from_select(list(_COLUMNS), again)
         self._take = dialect.fix(upsert(take, _KEY, {"job_id": "job_id", "until_us": "until_us"}))
@@ -66,8 +66,10 @@ class Reclaims:
         return [job_id for job_id in job_ids if job_id not in keys or job_id in chosen]
 
     async def take(self, tx: Transaction, rows: Sequence[Row]) -> None:
-        """The claims name these jobs, which have just been queued again."""
-        await tx.connection.execute(self._take, self._rows.params(rows))
+        """The claims name these jobs, which have just been queued again: until the end of their
+        window if it lasts, else while they are active."""
+        params = {**self._rows.params(rows), "p_now": tx.now_us}
+        await tx.connection.execute(self._take, params)
 
     async def holder(self, tx: Transaction, job_id: str) -> tuple[str, str] | None:
         """The key of a job, and who holds it, if that is another one."""
@@ -104,8 +106,12 @@ def _held_by_another(job: Any) -> ColumnElement[bool]:
     active = exists(
         select(other.c.id).where(other.c.id == claim.job_id, other.c.state.not_in(ended))
     )
-    return and_(claim.job_id != job.c.id, or_(claim.until_us > NOW, active))
+    holds = or_(claim.until_us > NOW, and_(claim.until_us.is_(None), active))
+    return and_(claim.job_id != job.c.id, holds)
 
 
-def _named(job_id: ColumnElement[str]) -> ColumnElement[bool]:
-    return and_(_key_of(jobs), unique_claims.c.job_id == job_id)
+def _holds(job_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """The claim names this job, and its window lasts, or it has none."""
+    claim = unique_claims.c
+    lasts = or_(claim.until_us.is_(None), claim.until_us > NOW)
+    return and_(_key_of(jobs), claim.job_id == job_id, lasts)

@@ -348,3 +348,35 @@ async def test_of_two_jobs_of_one_key_one_runs_again(yard: Yard) -> None:
     assert await store.retry_jobs(ended, "again") == [ended[1]]
     states = [(await yard.read(job_id)).state for job_id in ended]
     assert states == [JobState.QUEUED, JobState.SUCCEEDED]
+
+
+async def test_a_job_that_runs_again_after_its_window_has_its_key(yard: Yard) -> None:
+    store, claim = yard.store, UniqueClaim("order-7", HOUR, RETURN)
+    first = await yard.submit(unique=claim)
+    await store.cancel_jobs([first], "", False)
+    yard.clock.advance(HOUR)
+    assert await store.retry_jobs([first], "again") == []
+    [answer] = await store.submit_jobs([unique(RETURN, HOUR)])
+    assert (answer.job_id, answer.created) == (first, False)
+
+
+async def test_a_retry_does_not_wait_for_a_window_that_is_over(yard: Yard) -> None:
+    store, claim = yard.store, UniqueClaim("order-7", HOUR, RETURN)
+    first = await yard.submit(unique=claim)
+    await store.cancel_jobs([first], "", False)
+    yard.clock.advance(HOUR)
+    second = await yard.submit(unique=claim)
+    with pytest.raises(UniquenessConflict):
+        await store.retry_jobs([first], "again")
+    yard.clock.advance(HOUR)  # a submission would be accepted by now
+    assert (await yard.read(second)).state == JobState.QUEUED
+    assert await store.retry_jobs([first], "again") == []
+
+
+async def test_the_key_of_a_submission_is_not_free_for_a_retry(yard: Yard) -> None:
+    job = await yard.submit(idempotency_key="mine")
+    await yard.store.cancel_jobs([job], "", False)
+    with pytest.raises(IdempotencyConflict) as refused:
+        await yard.store.retry_jobs([job], "again", key=CallKey("acme", "mine", "retry"))
+    assert (refused.value.key, refused.value.existing_id) == ("mine", job)
+    assert (await yard.read(job)).state == JobState.CANCELLED

@@ -94,7 +94,8 @@ class Uniqueness(_message.Message):
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """How long after acceptance the key holds; unset holds it only while
-        active; at most 30 days.
+        active; at most 30 days. A job that runs again after it holds the key while
+        it is active.
         """
 
     def __init__(
