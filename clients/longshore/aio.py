@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -28,9 +28,6 @@ from longshore.v1 import (
     task_service_pb2,
 )
 from longshore.watching import Event, Watch
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DEFAULT_TARGET", "AsyncClient", "JobHandle"]
 

@@ -23,7 +23,13 @@ from longshore_server.spec_checks import check_duration, check_text, check_view
 from longshore_server.submitting import LARGEST_BATCH, Submitter
 from longshore_server.times import SECOND, micros
 from longshore_server.watch import Watch, check_watch
-from longshore_store.model import IdempotencyConflict, JobQuery, JobRecord, UniquenessConflict
+from longshore_store.model import (
+    CallKey,
+    IdempotencyConflict,
+    JobQuery,
+    JobRecord,
+    UniquenessConflict,
+)
 from longshore_store.settings import ServerSettings
 from longshore_store.states import TERMINAL
 from longshore_store.store import Store
@@ -195,7 +201,7 @@ class JobService(JobServiceServicer):
         tenant = tenant_of(context)
         key = read_key(request.idempotency_key, tenant, "Retry", request.job_id)
         before = await self._check_reasoned(request, tenant)
-        if before.state in TERMINAL:
+        if before.state in TERMINAL and not await self._is_repeat(key):
             await self._jobs.require_runnable({(before.task, before.queue): 1})
         run = request.expected_run if request.HasField("expected_run") else None
         actor = actor_of(context)
@@ -215,6 +221,11 @@ class JobService(JobServiceServicer):
         if stale:
             raise _not_retried(record, run)
         return pb.RetryResponse(job=self._jobs.message(record))
+
+    async def _is_repeat(self, key: CallKey | None) -> bool:
+        """True of a call that was accepted before: its answer does not depend on what is there
+        now."""
+        return key is not None and (await self._store.find_accepted([key]))[0] is not None
 
     async def _check_reasoned(
         self, request: pb.CancelRequest | pb.RetryRequest, to: str

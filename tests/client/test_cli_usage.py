@@ -218,6 +218,8 @@ def test_jobs_are_chosen_by_a_filter(service: FakeService, run: Run, command: st
     assert service.requests["ListJobs"][1].filter == "state != RUNNING"
     assert {one.job_id for one in service.requests[request]} == {"job-0", "job-1", "job-2"}
     assert run(command, "job-1", "--task", "resize").exit_code == 2
+    run(command, "--filter", 'labels.note = "state = 1"')
+    assert " AND state:(" in service.requests["ListJobs"][2].filter, "a text says no state"
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry"])

@@ -204,6 +204,18 @@ async def test_a_repeated_retry_starts_one_run(harness: Harness) -> None:
     assert (late.run, late.state) == (2, job_pb2.JOB_STATE_SUCCEEDED)
 
 
+async def test_a_repeated_retry_is_answered_although_its_task_is_gone(harness: Harness) -> None:
+    job = await harness.submit()
+    await harness.run(job.job_id)
+    again = pb.RetryRequest(job_id=job.job_id, idempotency_key="again")
+    assert (await harness.jobs.Retry(again)).job.run == 2
+    await harness.run(job.job_id)
+    await harness.store.publish_tasks([])
+    assert (await harness.jobs.Retry(again)).job.run == 2
+    again.idempotency_key = "another"
+    assert (await refused(harness.jobs.Retry(again))).reason == "TASK_NOT_FOUND"
+
+
 async def test_a_key_belongs_to_one_job(harness: Harness) -> None:
     one, other = await harness.submit(), await harness.submit()
     await harness.run(one.job_id)

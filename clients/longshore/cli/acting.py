@@ -19,6 +19,7 @@ IDS = typer.Argument(None, metavar="ID", help="Ids of jobs; or choose them by op
 YES = typer.Option(False, "--yes", help="Do it to all that the options choose; else only count.")
 ACTIVE = "state:(SCHEDULED, QUEUED, LEASED, RUNNING, RETRYING)"
 ENDED = "state:(FAILED, CANCELLED, EXPIRED, DEAD_LETTERED)"
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STATE = re.compile(r"(?<![\w.])state\s*(:|=|!=)")
 AT_ONCE = 100
 """Calls that are under way together."""
@@ -86,7 +87,7 @@ def _chosen(
         raise typer.BadParameter("give ids, or options that choose jobs, not both")
     if not terms:
         return ""
-    says_state = states or _STATE.search(terms)
+    says_state = states or _STATE.search(_TEXT.sub('""', terms))
     return terms if says_state else f"{terms} AND {default_states}"
 
 
