@@ -173,7 +173,7 @@ class Dispatcher:
 
     def _tiny(self, attempt: Attempt | None) -> bool:
         """True where another attempt may wait behind this one, and this one behind another."""
-        if attempt is None or attempt.assignment.inputs or attempt.ending is not None:
+        if attempt is None or attempt.ending is not None or _hashes(attempt):
             return False
         seconds = self.estimates.of(attempt.assignment.task)
         return seconds is not None and seconds <= self._settings.ahead_seconds / 2
@@ -188,6 +188,8 @@ class Dispatcher:
         return bool(shapes) and shapes[0] != shape
 
     def _hand(self, runner: Runner, attempts: list[Attempt]) -> None:
+        if not runner.attempts:
+            runner.since = time.monotonic()
         for attempt in attempts:
             attempt.stage = Stage.HANDED
             attempt.estimate = self.estimates.of(attempt.assignment.task) or 0.0
@@ -197,6 +199,12 @@ class Dispatcher:
         names = self._binding.names(runner.devices)
         hard = self._settings.memory_limit == "hard"
         runner.send(["run", [_job(attempt, names, hard=hard) for attempt in attempts]])
+
+
+def _hashes(attempt: Attempt) -> bool:
+    """True where inputs are read before the task begins; that takes as long as they are large."""
+    inputs = attempt.assignment.inputs
+    return bool(inputs) and any(ref.sha256 for ref in inputs)
 
 
 def _job(attempt: Attempt, devices: tuple[str, ...], *, hard: bool) -> Message:

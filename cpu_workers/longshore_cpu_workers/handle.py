@@ -24,6 +24,11 @@ from longshore_cpu_workers.spawn import Spawned
 
 Message = list[Any]
 _READ = 1 << 18
+_LINE = 8
+_REST = 0.001
+"""Seconds between reads from a runner that has more than `_LINE` attempts in hand, and with them
+much to say at once: to be woken for each costs as much as to hear fifty."""
+
 _LONGEST_STACK = 8 * 1024
 _LONGEST_MESSAGE = 16 << 20  # a result with all its artifacts is far smaller
 _log = logging.getLogger(__name__)
@@ -144,7 +149,7 @@ class Runner:
             self._loop.run_in_executor(None, kill_tree, self._root, sig)
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._link, self._readable)
+        self._loop.add_reader(self._link, self._hear_more)
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:  # old kernels, and sandboxes that refuse it
@@ -157,6 +162,15 @@ class Runner:
             self._loop.call_later(0.02, self._poll_exit)
         else:
             self._exited()
+
+    def _hear_more(self) -> None:
+        if self._readable() and len(self.attempts) > _LINE:
+            self._loop.remove_reader(self._link)
+            self._loop.call_later(_REST, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if self._link.fileno() >= 0:
+            self._loop.add_reader(self._link, self._hear_more)
 
     def _readable(self) -> bool:
         """Reads and delivers once; False where there is nothing to read now, or ever again."""

@@ -190,7 +190,10 @@ class Supervision:
         head = runner.head
         if runner.role is Role.ASYNC or runner.withdrawing or len(runner.attempts) < 2:
             return
-        if head and head.started_at is not None and now - head.started_at > _LONG_HEAD:
+        since = head and head.started_at
+        if head and since is None and head.assignment.inputs:
+            since = runner.since  # it looks for them, perhaps on a disk that does not answer
+        if since is not None and now - since > _LONG_HEAD:
             runner.withdrawing = True
             runner.send(["withdraw", list(runner.attempts)[1:]])
 
@@ -205,7 +208,7 @@ class Supervision:
 
     def _on_handed(self, runner: Runner, attempt: Attempt) -> None:
         # Its inputs are read before it starts, and that counts; others start within moments.
-        if attempt.assignment.inputs:
+        if attempt.assignment.inputs and attempt in self._current(runner):
             self._arm(attempt, time.monotonic())
 
     def _arm(self, attempt: Attempt, now: float) -> None:
@@ -268,6 +271,8 @@ class Supervision:
 
     def _left(self, runner: Runner, attempt: Attempt, seconds: float | None) -> None:
         runner.since = time.monotonic()
+        if (head := runner.head) and head.assignment.inputs and head.stage is Stage.HANDED:
+            self._arm(head, runner.since)
         self.dispatcher.finished(runner, attempt, seconds)
         # Its group got SIGTERM: nobody knows what is left in it.
         if runner.blamed is attempt or (runner.retiring and not runner.attempts):

@@ -29,6 +29,10 @@ POLL_WAIT = 5.0
 
 _POLLS_A_LEASE = 4
 
+_SHORTEST_PERIOD = 0.01
+_PERIOD_OF_A_REPORT = 0.001
+"""Seconds from one poll with reports to the next: a call costs milliseconds for one or hundreds."""
+
 _STOP_MARGIN = 15.0
 """Seconds beyond the grace for killing what does not end by itself."""
 
@@ -170,6 +174,7 @@ class Crew:
                 continue  # the sweep counts its silence
             if not worker.answers:
                 self._term.wake.set()
+            heard_at = self._term.clock()
             worker.hear(self._term.store.now_us())
             if reply.outdated and not worker.outdated:
                 _log.warning("worker %s is replaced: %s", worker.id, reply.outdated)
@@ -186,7 +191,15 @@ class Crew:
                     worker.absorbing = False
                 worker.count(len(batch.ended), len(batch.setbacks[Release]))
                 self._end_strays(worker, batch.strays)
+                await self._gather(heard_at, len(reply.reports))
             acknowledged = reply.last
+
+    async def _gather(self, heard_at: float, reports: int) -> None:
+        """Lets reports come together where they come in a stream; one alone goes at once."""
+        if reports > 2:  # more than the start and the end of one attempt
+            period = min(_PERIOD_OF_A_REPORT * reports, _SHORTEST_PERIOD)
+            if (pause := heard_at + period - self._term.clock()) > 0:
+                await self._term.pause(pause)
 
     def _end_strays(self, worker: Worker, strays: Iterable[Attempted]) -> None:
         cancels = [Cancel(job_id, fence, force=True) for job_id, fence in strays]

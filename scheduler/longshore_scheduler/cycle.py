@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _FEWEST_HEADS = 64
 _DIG_EVERY = 1.0
 _SHORTEST_PERIOD = 0.005
+_LONGEST_PERIOD = 0.02
+_PERIOD_OF_A_JOB = 0.002
 _MOST_LOST = 1000
 
 
@@ -38,7 +40,7 @@ class Cycle:
         self._term = term
         self._delivery = delivery
         self._turns = Turns()
-        self._ended = -math.inf
+        self._next = -math.inf
         self._hidden = False
         self._dug_at = -math.inf
         self._lost: set[str] = set()
@@ -61,7 +63,7 @@ class Cycle:
                 await term.pause(0.1)
                 term.wake.set()
             else:
-                self._ended = term.clock() if counts.leased else -math.inf
+                self._next = term.clock() + self._period(counts) if counts.leased else -math.inf
                 self._follow_up(counts, woken)
 
     async def _gather(self) -> None:
@@ -69,9 +71,18 @@ class Cycle:
 
         A cycle costs three transactions and a call to a worker, whether for one job or hundreds.
         """
-        pause = self._ended + _SHORTEST_PERIOD - self._term.clock()
+        pause = self._next - self._term.clock()
         if pause > 0:
             await asyncio.sleep(pause)
+
+    def _period(self, counts: CycleCounts) -> float:
+        """Seconds to the next cycle: where many came since the last one, many more will come.
+
+        Not while jobs wait: then it is room that is short, and what is free is given at once.
+        """
+        if self._term.backlog:
+            return _SHORTEST_PERIOD
+        return min(max(_PERIOD_OF_A_JOB * counts.leased, _SHORTEST_PERIOD), _LONGEST_PERIOD)
 
     def _follow_up(self, counts: CycleCounts, woken: bool) -> None:
         if counts.full and counts.leased:

@@ -56,6 +56,11 @@ class AcceptedKeys:
         if (await tx.connection.execute(insert, params)).rowcount != len(rows):
             raise KeyTaken
 
+    async def are_none(self, connection: Connection) -> bool:
+        """True if no key is kept now."""
+        query = self._dialect.fixed("accepted_keys.any", lambda: select(_C.created_us).limit(1))
+        return await connection.scalar(query) is None
+
     async def find(
         self, connection: Connection, keys: Sequence[tuple[str, str]]
     ) -> dict[tuple[str, str], Row]:

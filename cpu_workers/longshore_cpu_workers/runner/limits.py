@@ -12,10 +12,7 @@ _PAGE = resource.getpagesize()
 
 @contextlib.contextmanager
 def limited(memory: int) -> Iterator[None]:
-    """Lets this process, and each of its children, have so many bytes more; 0 sets no bound."""
-    if not memory:
-        yield
-        return
+    """Lets this process, and each of its children, have so many bytes more."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     data = int(Path("/proc/self/statm").read_bytes().split()[5]) * _PAGE
     hard = before[1]

@@ -38,6 +38,11 @@ _BROKEN = 3
 _FILES = "longshore-files"
 _FILE_THREADS = 2
 _ASYNC = "asyncio"
+_FASTEST_FORK = 30e-6
+"""Seconds. A fork copies the tables of this process, and a spawn waits for the new program: what
+ran for less has started none. To ask the kernel costs a tenth of so short an attempt."""
+
+_UNBOUND = contextlib.nullcontext()
 _OWN_THREADS = ("inbox", "output", "flusher", "longshore-popen", _FILES, _ASYNC)
 
 
@@ -170,6 +175,8 @@ class _Runner:
             self._left = f"it may not use its memory or its device any more ({run.told.reason})"
         if not (self._left or self._wear.due(run.seconds, alike=alike)):
             return False
+        if not self._left:  # what a fork of C code left that took no time at all
+            self._end_children(self._ready_since)
         why = self._left or self._wear.look()
         self._farewell = encode(["spent", run.job.task, why])
         return bool(why)
@@ -195,13 +202,14 @@ class _Runner:
         since = boot_time()
         self._in_task = True
         try:
-            with limited(run.job.memory):
+            with limited(run.job.memory) if run.job.memory else _UNBOUND:
                 run.run(lambda: self._end_children(since))
         finally:
             self._in_task = False
         self._end_if_copy(run.told)
         run.stop_clock()
-        self._end_children(since)  # before the report: who reads it may rely on their end
+        if run.seconds is None or run.seconds > _FASTEST_FORK:
+            self._end_children(since)  # before the report: who reads it may rely on their end
         self._output.finish()
 
     def _end_children(self, since: float) -> None:

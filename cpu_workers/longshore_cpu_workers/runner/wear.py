@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 _OFTEN = 0.01
@@ -167,7 +166,8 @@ _NAMES = (
 
 def _state() -> tuple[Any, ...]:
     """What `_NAMES` names, in that order."""
-    here, out, err = Path().stat(), os.fstat(1), os.fstat(2)
+    here = os.stat(".")  # noqa: PTH116 - half the price
+    out, err = os.fstat(1), os.fstat(2)
     mask = os.umask(0o077)
     os.umask(mask)
     root = logging.root
