@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +17,16 @@ from typing import Any
 import pytest
 
 from longshore.sdk.failures import FailureClass
-from longshore_cpu_workers.wire import Cancel, DeviceInfo, Failed, Needs, Started, Succeeded
+from longshore_cpu_workers.attempt import Stage
+from longshore_cpu_workers.wire import (
+    Cancel,
+    DeviceInfo,
+    Failed,
+    InputRef,
+    Needs,
+    Started,
+    Succeeded,
+)
 from longshore_gpu_workers.binding import DeviceBinding, NoDeviceError, bind
 from longshore_gpu_workers.devices import real_devices, simulated_devices
 from tests.workers.harness import PATIENCE, Bench, job
@@ -174,3 +187,50 @@ async def test_speed(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert not one.of(Failed)
     with capsys.disabled():
         print(f"\none idle job: {single * 1e3:.1f} ms; one runner: {rate:,.0f} jobs/s")
+
+
+async def test_jobs_with_inputs_wait_in_line_unless_their_inputs_are_hashed(
+    one: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"content")
+    plain = InputRef("video", path.as_uri(), 7, "")
+    hashed = plain._replace(sha256=hashlib.sha256(b"content").hexdigest())
+    await one.run(job("first", "double", {"value": 1}))
+    for ref, in_line in ((plain, 3), (hashed, 1)):
+        one.tiny("double")
+        _signal(one, signal.SIGSTOP)  # so that none is over before the next one is handed out
+        names = [f"{in_line}-{n}" for n in range(3)]
+        await one.assign(*(job(name, "double", {"value": 1}, inputs=(ref,)) for name in names))
+        handed = [one.attempt(name).stage is Stage.HANDED for name in names]
+        _signal(one, signal.SIGCONT)
+        assert sum(handed) == in_line
+        for name in names:
+            await one.value(name)
+
+
+async def test_who_looks_for_its_inputs_for_long_keeps_no_others_waiting(
+    one: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "input"
+    path.touch()
+    ref = InputRef("video", path.as_uri(), 0, "")
+    await one.run(job("first", "double", {"value": 1}))
+    one.tiny("double")
+    _signal(one, signal.SIGSTOP)  # as it looks to the worker when a disk does not answer
+    names = ["a", "b", "c"]
+    await one.assign(*(job(name, "double", {"value": 1}, inputs=(ref,)) for name in names))
+    supervision = one.worker._supervision
+    assert supervision is not None
+    end = time.monotonic() + PATIENCE
+    while not any(runner.withdrawing for runner in supervision.fleet):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    _signal(one, signal.SIGCONT)
+    for name in names:
+        await one.value(name)
+
+
+def _signal(one: Bench, number: signal.Signals) -> None:
+    for pid in one.runner_pids():
+        os.kill(pid, number)
