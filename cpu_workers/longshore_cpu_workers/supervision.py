@@ -190,7 +190,7 @@ class Supervision:
         head = runner.head
         if runner.role is Role.ASYNC or runner.withdrawing or len(runner.attempts) < 2:
             return
-        since = head and head.started_at
+        since = head.started_at if head else None
         if head and since is None and head.assignment.inputs:
             since = runner.since  # it looks for them, perhaps on a disk that does not answer
         if since is not None and now - since > _LONG_HEAD:
