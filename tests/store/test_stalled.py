@@ -61,7 +61,8 @@ async def test_a_session_that_never_gets_the_rest_of_its_statement_is_ended_by_w
     monkeypatch.setattr(postgres, "STALLED_MS", 200)
     other = await postgres_place.open()
     assert await other.lead("gone", 1) == 1
-    cut = await asyncpg.connect(postgres_place.url)
+    ours = {"application_name": postgres.APPLICATION}
+    cut = await asyncpg.connect(postgres_place.url, server_settings=ours)
     await cut.execute(f"BEGIN; SET LOCAL {IDLE} = 300")
     await cut.execute("SELECT term FROM leaders FOR SHARE")
     plan = b"\0SELECT 1\0" + struct.pack("!h", 0)
@@ -72,3 +73,26 @@ async def test_a_session_that_never_gets_the_rest_of_its_statement_is_ended_by_w
             assert await other.lead("other", HOUR) == 2
     finally:
         cut.terminate()
+
+
+async def test_a_session_of_another_program_is_not_ended(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as of a backup that is slow to read while a migration waits."""
+    store = await postgres_place.open()
+    assert await store.lead("first", 1) == 1
+    monkeypatch.setattr(postgres, "STALLED_MS", 1)
+    foreign = await asyncpg.connect(postgres_place.url)
+    await foreign.execute("BEGIN")
+    await foreign.execute("SELECT term FROM leaders FOR SHARE")
+    pid = foreign.get_server_pid()
+    writing = asyncio.create_task(store.lead("second", HOUR))
+    blocked = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
+    dialect: Any = store._dialect
+    async with asyncio.timeout(LONG):
+        while not await dialect.read(lambda c: c.scalar(blocked, {"pid": pid})):
+            await asyncio.sleep(0.01)
+    assert await dialect.read(dialect._terminate_stalled) == 0
+    await foreign.execute("ROLLBACK")
+    assert await writing == 2
+    await foreign.close()

@@ -39,14 +39,18 @@ STALLED_MS = 5000
 """How long a process may be silent in the middle of a transaction. One that is paused there, or
 whose machine is gone, holds the leader's row, and nobody could take over."""
 
+APPLICATION = "longshore"
+"""What the database shows of sessions of ours."""
+
 # The database's own limit covers a session that is idle between two statements. It does not cover
 # one that waits for the rest of a message, or for the statement that belongs to a plan it has made:
-# that session counts as active. So whoever waits for its locks ends it.
+# that session counts as active. So whoever waits for its locks ends it, if it is one of ours: a
+# backup that is slow to read is silent too.
 _END_STALLED = text(
     "SELECT count(*) FILTER (WHERE pg_terminate_backend(holder.pid))"
     " FROM unnest(pg_blocking_pids(:waiting)) AS blocking(pid)"
     " JOIN pg_stat_activity AS holder USING (pid)"
-    " WHERE holder.wait_event_type = 'Client'"
+    " WHERE holder.wait_event_type = 'Client' AND holder.application_name = :ours"
     " AND holder.state_change < clock_timestamp() - :stalled_ms * interval '1 millisecond'"
 )
 
@@ -132,6 +136,7 @@ class PostgresDialect(Built):
                 "timeout": CONNECT_DEADLINE,
                 "server_settings": {
                     **_PLANNING,
+                    "application_name": APPLICATION,
                     "idle_in_transaction_session_timeout": str(STALLED_MS),
                 },
             },
@@ -187,7 +192,7 @@ class PostgresDialect(Built):
             await asyncio.sleep(STALLED_MS / 5000)
 
     async def _terminate_stalled(self, connection: Connection) -> int:
-        given = {"waiting": self._writer_pid, "stalled_ms": STALLED_MS}
+        given = {"waiting": self._writer_pid, "stalled_ms": STALLED_MS, "ours": APPLICATION}
         return int(await connection.scalar(_END_STALLED, given) or 0)
 
     async def read(self, work: Work[T]) -> T:
