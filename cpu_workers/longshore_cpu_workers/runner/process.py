@@ -100,6 +100,7 @@ class _Runner:
         signal.signal(signal.SIGTERM, self._on_term)
         self._bounds = bounds
         self._ready_since = boot_time()
+        self._unasked: float | None = None
         self._masks = threading.local()
         os.register_at_fork(
             before=self._before_fork,
@@ -175,8 +176,9 @@ class _Runner:
             self._left = f"it may not use its memory or its device any more ({run.told.reason})"
         if not (self._left or self._wear.due(run.seconds, alike=alike)):
             return False
-        if not self._left:  # what a fork of C code left that took no time at all
-            self._end_children(self._ready_since)
+        if self._unasked is not None:  # was there a fork that took no time at all?
+            self._end_children(self._unasked)
+            self._unasked = None
         why = self._left or self._wear.look()
         self._farewell = encode(["spent", run.job.task, why])
         return bool(why)
@@ -210,6 +212,8 @@ class _Runner:
         run.stop_clock()
         if run.seconds is None or run.seconds > _FASTEST_FORK:
             self._end_children(since)  # before the report: who reads it may rely on their end
+        elif self._unasked is None:
+            self._unasked = since
         self._output.finish()
 
     def _end_children(self, since: float) -> None:
