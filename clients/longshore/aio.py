@@ -15,7 +15,8 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from longshore.attempts import AttemptCalls
-from longshore.calls import Calls, Repeat, Timing
+from longshore.batches import new_key
+from longshore.calls import Calls, Timing
 from longshore.handle import JobHandle
 from longshore.letters import DeadLetterCalls
 from longshore.specs import to_duration
@@ -222,17 +223,27 @@ class AsyncClient(SubmitCalls, AttemptCalls, DeadLetterCalls):
         return (await self._calls.unary(self._calls.jobs.Cancel, request, timeout=timeout)).job
 
     async def retry(
-        self, job_id: str, reason: str = "", *, timeout: float | None = None
+        self,
+        job_id: str,
+        reason: str = "",
+        *,
+        expected_run: int | None = None,
+        timeout: float | None = None,
     ) -> job_pb2.Job:
-        """Runs an ended job again, as a new run of the same id; not repeated by the client.
+        """Runs an ended job again, as a new run of the same id.
+
+        Args:
+            expected_run: only if the job is still in this run: so two people who see one failure
+                start one new run.
 
         Raises:
-            PreconditionFailed: the job has not ended.
+            PreconditionFailed: the job has not ended, or is in another run.
+            AlreadyExists: another job holds its uniqueness key.
         """
-        request = job_service_pb2.RetryRequest(job_id=job_id, reason=reason)
-        response = await self._calls.unary(
-            self._calls.jobs.Retry, request, timeout=timeout, repeat=Repeat.NEVER
+        request = job_service_pb2.RetryRequest(
+            job_id=job_id, reason=reason, expected_run=expected_run, idempotency_key=new_key()
         )
+        response = await self._calls.unary(self._calls.jobs.Retry, request, timeout=timeout)
         return response.job
 
     async def queues(

@@ -191,9 +191,13 @@ class JobHandle(Generic[Out_co]):
         self._job = await self._client.cancel(self.id, reason, force=force, timeout=timeout)
         return self._job
 
-    async def retry(self, reason: str = "", *, timeout: float | None = None) -> job_pb2.Job:
+    async def retry(
+        self, reason: str = "", *, expected_run: int | None = None, timeout: float | None = None
+    ) -> job_pb2.Job:
         """Runs the ended job again; as `AsyncClient.retry`."""
-        self._job = await self._client.retry(self.id, reason, timeout=timeout)
+        self._job = await self._client.retry(
+            self.id, reason, expected_run=expected_run, timeout=timeout
+        )
         return self._job
 
     def _quiet_watch(self) -> AsyncGenerator[Event, None]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import TypedDict, Unpack
 
+from longshore.batches import new_key
 from longshore.calls import Calls, Repeat
 from longshore.specs import to_timestamp
 from longshore.v1 import job_pb2, queue_service_pb2
@@ -70,8 +71,7 @@ class DeadLetterCalls:
     ) -> queue_service_pb2.RedriveResponse:
         """Queues dead letters again, the oldest first, as new runs of the same ids.
 
-        The service carries it out after the answer; `redrives` shows how far it is. Not repeated
-        by the client, unless it is a dry run.
+        The service carries it out after the answer; `redrives` shows how far it is.
 
         Args:
             rate: jobs per second, 0.1 to 1,000.
@@ -90,11 +90,9 @@ class DeadLetterCalls:
             rate=rate,
             reason=reason,
             maximum_failure_share=maximum_failure_share,
+            idempotency_key="" if dry_run else new_key(),
         )
-        repeat = Repeat.WHEN_CUT if dry_run else Repeat.NEVER
-        return await self._calls.unary(
-            self._calls.queues.Redrive, request, timeout=timeout, repeat=repeat
-        )
+        return await self._calls.unary(self._calls.queues.Redrive, request, timeout=timeout)
 
     async def redrives(
         self, *, page_size: int = PAGE_SIZE, timeout: float | None = None

@@ -70,6 +70,9 @@ class Reloading:
             return True
         except StoreUnavailable:
             return False
+        except OSError as error:  # no process or no descriptor is to be had just now
+            self._say(f"reload: the tasks cannot be read now ({error}); it is tried again")
+            return False
         self._catalogue = new
         if new.build.id != old.build.id:
             self._say(f"reload: build {new.build.id} replaces {old.build.id}{_changed(old, new)}")

@@ -66,9 +66,10 @@ async def test_a_redrive_is_begun_once(service: FakeService, client: AsyncClient
     [request] = service.requests["Redrive"]
     assert (request.rate, request.reason, request.maximum_failure_share) == (2.5, "mended", 0.1)
     service.refusals["Redrive"].append(unavailable())
-    with pytest.raises(errors.Unavailable):
-        await client.redrive(rate=1, reason="mended")
-    assert len(service.requests["Redrive"]) == 2
+    await client.redrive(rate=1, reason="mended")
+    first, repeat = service.requests["Redrive"][1:]
+    assert first.idempotency_key == repeat.idempotency_key != request.idempotency_key
+    assert first.idempotency_key
 
 
 async def test_what_changes_nothing_is_repeated(service: FakeService, client: AsyncClient) -> None:

@@ -110,12 +110,13 @@ async def test_an_endless_timeout_is_a_long_one(client: AsyncClient) -> None:
         assert (await client.submit("resize", timeout=timeout)).created
 
 
-async def test_retry_is_not_repeated(service: FakeService, client: AsyncClient) -> None:
+async def test_a_repeated_retry_has_one_key(service: FakeService, client: AsyncClient) -> None:
     service.add()
     service.refusals["Retry"].append(unavailable())
-    with pytest.raises(errors.Unavailable):
-        await client.retry("job-1")
-    assert len(service.requests["Retry"]) == 1
+    await client.retry("job-1", expected_run=1)
+    first, repeat = service.requests["Retry"]
+    assert first == repeat
+    assert (bool(first.idempotency_key), first.expected_run) == (True, 1)
 
 
 async def test_the_request_says_what_was_asked_for(
