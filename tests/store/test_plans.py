@@ -185,11 +185,14 @@ async def test_sqlite_never_reads_all_the_jobs(
             (statement, line)
             for statement, parameters in seen
             for line in sqlite_plan(tmp_path / "store.db", statement, parameters)
-            if SCAN.match(line)
+            if SCAN.match(line) and not ANY_ROW.search(statement)
         }
         assert len(seen) > 40
         assert scans == set()
 
+
+ANY_ROW = re.compile(r"FROM accepted_keys\s+LIMIT")
+"""Whether there is any key: a scan that ends with its first row."""
 
 LETTERS = DeadLetters("acme")
 INDEXES = {

@@ -190,10 +190,10 @@ def test_an_unreadable_input_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     file = tmp_path / "x"
     file.write_text("x")
 
-    def refuse(self: Path, mode: str = "r") -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("longshore_cpu_workers.runner.inputs.os.open", refuse)
     with pytest.raises(InputRefused) as refused:
         open_input("text", file.as_uri(), 0, "", lambda: False)
     assert (refused.value.told.reason, refused.value.told.code) == ("PERMISSION_DENIED", 7)
