@@ -26,7 +26,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 class Model(Protocol):
     """A pydantic model; named by what is needed of it, so that pydantic need not be imported."""
 
-    def model_dump_json(self) -> str:
+    def model_dump_json(self, *, by_alias: bool) -> str:
         """The model as JSON text."""
 
 
@@ -80,7 +80,8 @@ def job_spec(
     """
     spec = job_pb2.JobSpec()
     wrong: list[tuple[str, str]] = []
-    given: dict[str, Any] = {"task": task, "payload": payload, **options}
+    raw = payload if isinstance(task, str) else encoded(task, payload)
+    given: dict[str, Any] = {"task": task, "payload": raw, **options}
     for name, value in given.items():
         setter = _SETTERS.get(name)
         if setter is None:
@@ -133,11 +134,13 @@ def encoded(task: Task[Any, Any], payload: Any) -> str | None:
     Raises:
         InvalidJob: the value is no such thing.
     """
-    if not task.takes_params and payload is None:
+    if payload is None:
         return None
     try:
         checked = task.params.validate_python(payload)
-        return task.params.dump_json(checked).decode()
+        if isinstance(payload, Mapping):  # as it is, so that the service sees a misspelt name
+            return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return task.params.dump_json(checked, by_alias=True).decode()
     except ValueError as error:
         raise InvalidJob(
             f"the job cannot be sent: spec.payload: {error}",
@@ -154,7 +157,7 @@ def _set_payload(spec: job_pb2.JobSpec, payload: Payload) -> None:
     if isinstance(payload, str):
         spec.payload = payload
     elif isinstance(payload, Model):
-        spec.payload = payload.model_dump_json()
+        spec.payload = payload.model_dump_json(by_alias=True)
     else:
         # Not escaped to ASCII: 256 KiB is the limit, and escapes cost up to six times as much.
         spec.payload = json.dumps(

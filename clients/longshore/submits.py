@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 from longshore.batches import IN_FLIGHT, Items, Pipeline, new_key
 from longshore.calls import Calls, Repeat
 from longshore.handle import JobHandle
-from longshore.specs import Payload, SpecOptions, encoded, job_spec
+from longshore.specs import Payload, SpecOptions, job_spec
 from longshore.v1 import job_pb2, job_service_pb2
 
 if TYPE_CHECKING:
@@ -100,9 +100,8 @@ class SubmitCalls:
             NoCapacity: no pool can ever run it.
             QueueFull: there was no room before the timeout.
         """
-        raw = payload if isinstance(task, str) else encoded(task, payload)
         handle = await self.submit_spec(
-            job_spec(task, raw, **options),
+            job_spec(task, payload, **options),
             idempotency_key=idempotency_key,
             uniqueness=uniqueness,
             validate_only=validate_only,

@@ -121,7 +121,7 @@ def run_task(
     if task.is_async:
         value = asyncio.run(value)
     checked = task.result.validate_python(value)
-    outcome.result = json.loads(task.result.dump_json(checked))
+    outcome.result = json.loads(task.result.dump_json(checked, by_alias=True))
     outcome.artifacts = {each.name: each.path for each in artifacts.collect()}
     return outcome
 
@@ -136,4 +136,4 @@ def _text(payload: Payload) -> str:
     if payload is None:
         return "{}"
     dump = getattr(payload, "model_dump_json", None)
-    return str(dump()) if dump is not None else json.dumps(payload)
+    return str(dump(by_alias=True)) if dump is not None else json.dumps(payload)

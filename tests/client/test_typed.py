@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from longshore import (
     AsyncClient,
@@ -17,6 +17,7 @@ from longshore import (
     JobState,
     SyncJobHandle,
     Task,
+    job_spec,
     task,
 )
 from longshore.v1 import job_pb2
@@ -74,6 +75,36 @@ async def test_what_a_task_does_not_take_is_not_sent(
     with pytest.raises(InvalidJob, match="pages"):
         await client.submit(render, wrong)
     assert not service.requests["Submit"]
+
+
+class Aliased(BaseModel):
+    width: int = Field(alias="w")
+
+
+@task
+def scale(ctx: Context, params: Aliased) -> Aliased:
+    return params
+
+
+async def test_names_travel_as_the_schema_says(client: AsyncClient, service: FakeService) -> None:
+    handle = await client.submit(scale, Aliased(w=3), idempotency_key="a")
+    assert service.requests["Submit"][-1].spec.payload == '{"w":3}'
+    service.add(handle.id).end(job_pb2.JOB_STATE_SUCCEEDED, '{"w":3}')
+    assert (await handle.result()).width == 3
+    assert job_spec("scale", Aliased(w=3)).payload == '{"w":3}'
+
+
+def test_a_misspelt_name_is_left_for_the_service_to_refuse() -> None:
+    given: Any = {"pages": 3, "stepz": 4}
+    assert job_spec(render, given).payload == '{"pages":3,"stepz":4}'
+
+
+def test_text_is_text_to_a_task_that_takes_text() -> None:
+    @task
+    def shout(ctx: Context, params: str) -> str:
+        return params
+
+    assert job_spec(shout, "hello").payload == '"hello"'
 
 
 async def test_a_task_without_parameters_needs_no_payload(

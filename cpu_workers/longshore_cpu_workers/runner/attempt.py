@@ -197,7 +197,7 @@ class AttemptRun:
     def _render(self) -> None:
         task = self.job.task
         try:
-            data = self.task.result.dump_json(self.task.result.validate_python(self.value))
+            data = self._dump()
         except ValidationError as error:
             message = f"task {task!r} returned what its annotation does not allow"
             told = permanent("INTERNAL", "INVALID_RESULT", message, task=task)
@@ -208,6 +208,11 @@ class AttemptRun:
         if len(data) > MAX_RESULT:
             raise Refused(_too_large(task, len(data)))
         self.text = data.decode()
+
+    def _dump(self) -> bytes:
+        """With the names of the schema that was published."""
+        result = self.task.result
+        return result.dump_json(result.validate_python(self.value), by_alias=True)
 
     def _collect(self) -> None:
         self.refs = [
